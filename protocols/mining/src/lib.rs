@@ -1,0 +1,1 @@
+//! What Stratum V2 mining means: jobs, targets, extranonce space, share check, channels.

@@ -1,0 +1,1 @@
+//! Stratum V1 lines to typed requests, replies and notifications.

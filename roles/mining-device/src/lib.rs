@@ -1,0 +1,1 @@
+//! Mining device simulator: SV2 standard, SV2 extended, SV1.

@@ -1,0 +1,1 @@
+//! Template Distribution Protocol server for any bitcoind.

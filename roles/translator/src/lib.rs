@@ -1,0 +1,1 @@
+//! Stratum V1 miners in, Stratum V2 extended channels out.

@@ -1,0 +1,1 @@
+//! Harness, lab and end-to-end tests of Adit.

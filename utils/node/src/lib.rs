@@ -1,0 +1,1 @@
+//! A bitcoind client: JSON-RPC, tip watch.

@@ -1,0 +1,1 @@
+//! What every Adit role shares: command line, config, logs, metrics, health, keys.

@@ -1,0 +1,1 @@
+//! Noise and line connections over TCP for sans-IO engines.
