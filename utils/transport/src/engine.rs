@@ -1,0 +1,212 @@
+//! The contract between a role's engine and its driver. Nothing here knows sockets, tasks or clocks.
+//!
+//! An [`Engine`] is a plain struct: the driver calls it with an event, the engine appends what should be said to an
+//! [`Outbox`], the driver delivers it. The engine never waits, and a test calls it in the same way as the driver does.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use adit_sv2::frame::{Header, encode_frame, encode_frame_with_tlvs};
+use adit_sv2::messages::Message;
+use adit_sv2::tlv::Tlv;
+
+/// One connection, for as long as the process lives: never reused.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PeerId(pub u64);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// The time of an event, from both clocks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Now {
+    /// For durations.
+    pub instant: Instant,
+    /// For headers and certificates: milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+impl Now {
+    /// Reads both clocks; only drivers do.
+    pub fn read() -> Self {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Self { instant: Instant::now(), unix_ms: unix.map_or(0, |d| d.as_millis() as u64) }
+    }
+
+    /// Seconds since 1970, as block headers carry them.
+    pub fn unix_secs(&self) -> u32 {
+        (self.unix_ms / 1000) as u32
+    }
+
+    /// The same clocks `by` later: simulated time in tests.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Self {
+        Self { instant: self.instant + by, unix_ms: self.unix_ms + by.as_millis() as u64 }
+    }
+}
+
+/// What happens on a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The connection stands; on a Noise connection the handshake is done.
+    Opened {
+        /// The other end.
+        remote: SocketAddr,
+    },
+    /// A whole frame, decrypted.
+    Frame(Header, &'a [u8]),
+    /// A whole line, without its line end.
+    Line(&'a [u8]),
+    /// The connection is gone and its id will not be seen again. Not sent for what the engine closed itself.
+    Closed(&'a str),
+}
+
+/// A role's logic.
+pub trait Engine: Send + 'static {
+    /// What a connection is for: tells a miner from an upstream.
+    type Link: Copy + Send + Sync + fmt::Debug + 'static;
+    /// What the engine asks of its driver besides bytes: store this, submit that.
+    type Effect: Send + 'static;
+
+    /// One event of one connection.
+    fn handle(
+        &mut self,
+        peer: PeerId,
+        link: Self::Link,
+        event: Event<'_>,
+        now: Now,
+        out: &mut Outbox<Self::Effect>,
+    );
+
+    /// Time passes: called every 100 ms.
+    fn tick(&mut self, now: Now, out: &mut Outbox<Self::Effect>);
+}
+
+/// What an engine wants said and done, in order. Reused from call to call, so that nothing is allocated in steady state.
+#[derive(Debug)]
+pub struct Outbox<E> {
+    bytes: Vec<u8>,
+    orders: Vec<Order>,
+    effects: Vec<E>,
+}
+
+/// One order of an engine about one connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Order {
+    /// Say these bytes: whole frames in plaintext, or whole lines.
+    Say(PeerId, Range<usize>),
+    /// Close once everything said before is delivered.
+    Close(PeerId, &'static str),
+}
+
+impl<E> Default for Outbox<E> {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), orders: Vec::new(), effects: Vec::new() }
+    }
+}
+
+impl<E> Outbox<E> {
+    /// Sends a message.
+    #[inline]
+    pub fn send<'m, M: Message<'m>>(&mut self, to: PeerId, message: &M) {
+        self.say(to, |bytes| encode_frame(message, bytes));
+    }
+
+    /// Sends a message with TLV fields behind it.
+    pub fn send_tlv<'m, M: Message<'m>>(&mut self, to: PeerId, message: &M, tlvs: &[Tlv<'_>]) {
+        self.say(to, |bytes| encode_frame_with_tlvs(message, tlvs, bytes));
+    }
+
+    /// Sends a copy of an encoded frame that many share, addressed to `channel_id`: the first four payload bytes.
+    #[inline]
+    pub fn send_encoded(&mut self, to: PeerId, frame: &[u8], channel_id: u32) {
+        self.say(to, |bytes| {
+            let start = bytes.len();
+            bytes.extend_from_slice(frame);
+            bytes[start + Header::LEN..start + Header::LEN + 4]
+                .copy_from_slice(&channel_id.to_le_bytes());
+        });
+    }
+
+    /// Sends one frame as it is.
+    pub fn send_frame(&mut self, to: PeerId, header: Header, payload: &[u8]) {
+        self.say(to, |bytes| {
+            bytes.extend_from_slice(&header.to_bytes());
+            bytes.extend_from_slice(payload);
+        });
+    }
+
+    /// Sends one line; the line end is added.
+    pub fn line(&mut self, to: PeerId, line: &[u8]) {
+        self.say(to, |bytes| {
+            bytes.extend_from_slice(line);
+            bytes.push(b'\n');
+        });
+    }
+
+    /// Lets `write` append whole frames or whole lines for a connection.
+    #[inline]
+    pub fn say(&mut self, to: PeerId, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        let end = self.bytes.len();
+        match self.orders.last_mut() {
+            Some(Order::Say(peer, range)) if *peer == to && range.end == start => range.end = end,
+            _ => self.orders.push(Order::Say(to, start..end)),
+        }
+    }
+
+    /// Closes a connection once what was said to it before is delivered. The engine hears no more of it.
+    pub fn close(&mut self, peer: PeerId, reason: &'static str) {
+        self.orders.push(Order::Close(peer, reason));
+    }
+
+    /// Asks something of the driver.
+    #[inline]
+    pub fn effect(&mut self, effect: E) {
+        self.effects.push(effect);
+    }
+
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        self.orders.is_empty() && self.effects.is_empty()
+    }
+
+    /// Takes the effects, for drivers and tests.
+    pub fn take_effects(&mut self) -> impl Iterator<Item = E> + '_ {
+        self.effects.drain(..)
+    }
+
+    /// Hands what is to be said to `visit` and forgets it: for tests that carry frames between engines by hand.
+    pub fn deliver(&mut self, mut visit: impl FnMut(Delivery<'_>)) {
+        for order in self.orders.drain(..) {
+            match order {
+                Order::Say(peer, range) => visit(Delivery::Bytes(peer, &self.bytes[range])),
+                Order::Close(peer, reason) => visit(Delivery::Close(peer, reason)),
+            }
+        }
+        self.clear_bytes();
+    }
+
+    fn clear_bytes(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BYTES);
+    }
+}
+
+/// One delivery of [`Outbox::deliver`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Delivery<'a> {
+    /// Whole frames in plaintext, or whole lines.
+    Bytes(PeerId, &'a [u8]),
+    /// The connection is to be closed for this reason.
+    Close(PeerId, &'static str),
+}
+
+/// Bytes of an outbox that are kept for the next call: one fan-out to a few thousand channels.
+const KEPT_BYTES: usize = 4 << 20;
