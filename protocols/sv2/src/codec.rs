@@ -432,3 +432,6 @@ fn show_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn show_text(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "{:?}", Str0255(bytes).to_clean_string())
 }
+
+#[cfg(test)]
+mod tests;

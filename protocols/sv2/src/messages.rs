@@ -77,8 +77,8 @@ pub struct MessageInfo {
     pub msg_type: u8,
     /// Whether the payload begins with a channel id.
     pub channel_msg: bool,
-    /// Names of the fields in order.
-    pub fields: &'static [&'static str],
+    /// The fields in order: name and Rust type as declared.
+    pub fields: &'static [(&'static str, &'static str)],
 }
 
 macro_rules! messages {
@@ -166,7 +166,7 @@ macro_rules! messages {
                     extension_type: $extension,
                     msg_type: $type_id,
                     channel_msg: messages!(@bit $channel),
-                    fields: &[$(stringify!($field)),+],
+                    fields: &[$((stringify!($field), stringify!($field_type))),+],
                 }, )+
             ];
 
