@@ -1,1 +1,10 @@
 //! What Stratum V2 mining means: jobs, targets, extranonce space, share check, channels.
+
+pub mod header;
+pub mod merkle;
+mod sha256;
+pub mod target;
+
+pub use header::{BlockHash, Header, NonceScan};
+pub use sha256::sha256d;
+pub use target::Target;
