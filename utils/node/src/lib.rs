@@ -1,1 +1,30 @@
-//! A bitcoind client: JSON-RPC, tip watch.
+//! A client of any bitcoind (Core, Knots) over its plain JSON-RPC, and a watch of its best tip.
+//!
+//! [`Node`] is a cheap handle that is cloned freely. It keeps a few connections alive, reads the cookie again when the
+//! node was restarted, bounds each call in time and each answer in size, and says in [`NodeError`] what an operator has
+//! to mend. Results are typed leanly: only fields that are used, hex decoded straight to bytes.
+//!
+//! [`TipWatch`] tells of a new best tip within milliseconds, and of the node's going and coming back.
+
+mod calls;
+mod config;
+mod credentials;
+mod error;
+mod hex;
+mod http;
+mod node;
+mod tip;
+mod types;
+
+pub use calls::Rules;
+pub use config::{Auth, ConfigError, NodeConfig};
+pub use error::NodeError;
+pub use node::{CallReport, Node};
+pub use tip::{TipEvent, TipWatch};
+pub use types::{
+    BlockHeaderInfo, BlockTemplate, BlockchainInfo, NetworkInfo, ProposalResult, SubmitResult,
+    TemplateTransaction, Tip,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! One call: envelope, deadline, credentials, errors.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::{StatusCode, body::Bytes};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{sync::Semaphore, time::timeout};
+
+use crate::{
+    ConfigError, NodeConfig, NodeError,
+    credentials::Credentials,
+    error::clean,
+    http::{Answer, Http},
+};
+
+/// Ordinary calls under way at a time; a node serves few at once and refuses more with 503. Further ones wait within
+/// their deadline. Calls that wait at the node and `submitblock` are not counted, so that nothing delays a block.
+const CALLS_IN_FLIGHT: usize = 4;
+
+/// A client of one bitcoind. Clones share connections and credentials.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    http: Http,
+    credentials: Credentials,
+    url: String,
+    timeout: Duration,
+    ordinary: Semaphore,
+    next_id: AtomicU64,
+    observer: Option<Box<Observer>>,
+    /// The node was seen not to know `waitfornewblock`'s second parameter.
+    waits_without_tip: AtomicBool,
+}
+
+type Observer = dyn Fn(&CallReport<'_>) + Send + Sync;
+
+/// One call that is over, for metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct CallReport<'a> {
+    /// The RPC's name.
+    pub method: &'a str,
+    /// From asking to the decoded result, waiting for a free place included.
+    pub duration: Duration,
+    /// What went wrong, if anything.
+    pub error: Option<&'a NodeError>,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("url", &self.inner.url).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// A client; the node is first asked by the first call.
+    pub fn new(config: NodeConfig) -> Result<Self, ConfigError> {
+        Self::build(config, None)
+    }
+
+    /// The same, with `observer` told of each call when it is over. It must not block.
+    pub fn with_observer(
+        config: NodeConfig,
+        observer: impl Fn(&CallReport<'_>) + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        Self::build(config, Some(Box::new(observer)))
+    }
+
+    fn build(config: NodeConfig, observer: Option<Box<Observer>>) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                http: Http::new(config.endpoint()?),
+                credentials: Credentials::new(config.auth),
+                url: config.url,
+                timeout: config.timeout,
+                ordinary: Semaphore::new(CALLS_IN_FLIGHT),
+                next_id: AtomicU64::new(0),
+                observer,
+                waits_without_tip: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// The URL of the config.
+    pub fn url(&self) -> &str {
+        &self.inner.url
+    }
+
+    /// Any RPC, `params` being an array or an object. It reaches the node at most once.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+    ) -> Result<T, NodeError> {
+        self.run(method, params, Manner { repeatable: false, ..self.ordinary() }).await
+    }
+
+    /// Any RPC that does no harm when it runs twice: it is sent again if a kept connection turns out to be dead.
+    pub async fn query<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+    ) -> Result<T, NodeError> {
+        self.run(method, params, self.ordinary()).await
+    }
+
+    /// A query with a deadline of its own that waits for no other call.
+    pub(crate) async fn query_within<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+        deadline: Duration,
+    ) -> Result<T, NodeError> {
+        let manner = Manner { repeatable: true, counted: false, deadline };
+        self.run(method, params, manner).await
+    }
+
+    /// The deadline of an ordinary call.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
+    pub(crate) fn waits_without_tip(&self) -> &AtomicBool {
+        &self.inner.waits_without_tip
+    }
+
+    fn ordinary(&self) -> Manner {
+        Manner { repeatable: true, counted: true, deadline: self.inner.timeout }
+    }
+
+    async fn run<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+        manner: Manner,
+    ) -> Result<T, NodeError> {
+        let inner = &*self.inner;
+        let started = Instant::now();
+        let result = timeout(manner.deadline, async {
+            let _place = match manner.counted {
+                true => inner.ordinary.acquire().await.ok(),
+                false => None,
+            };
+            inner.ask(method, params, manner.repeatable).await
+        })
+        .await
+        .unwrap_or_else(|_| {
+            Err(NodeError::Timeout { method: method.to_owned(), after: manner.deadline })
+        });
+        if let Some(observer) = &inner.observer {
+            let error = result.as_ref().err();
+            observer(&CallReport { method, duration: started.elapsed(), error });
+        }
+        result
+    }
+}
+
+/// How a call is run.
+struct Manner {
+    /// A second time does no harm.
+    repeatable: bool,
+    /// Takes one of [`CALLS_IN_FLIGHT`].
+    counted: bool,
+    deadline: Duration,
+}
+
+impl Inner {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+        repeatable: bool,
+    ) -> Result<T, NodeError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // Version 1.0 is what every node speaks, the latest included.
+        let body = serde_json::to_vec(&Call { jsonrpc: "1.0", id, method, params })
+            .map_err(|e| NodeError::Malformed(format!("parameters of {method}: {e}")))?;
+        let answer = self.exchange(&Bytes::from(body), repeatable).await?;
+        read_answer(method, id, &answer)
+    }
+
+    /// Posts `body`, a second time with fresh credentials if the node wants others.
+    async fn exchange(&self, body: &Bytes, repeatable: bool) -> Result<Answer, NodeError> {
+        let header = self.credentials.current()?;
+        let answer = self.http.post(body, &header, repeatable).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        match self.credentials.renewed(&header)? {
+            Some(header) => self.http.post(body, &header, repeatable).await,
+            None => Ok(answer),
+        }
+        .and_then(|answer| match answer.status {
+            StatusCode::UNAUTHORIZED => Err(self.credentials.refusal()),
+            _ => Ok(answer),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Call<'a, P> {
+    jsonrpc: &'a str,
+    id: u64,
+    method: &'a str,
+    params: P,
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
+struct Reply<T> {
+    #[serde(default)]
+    result: Option<T>,
+    #[serde(default)]
+    error: Option<ReplyError>,
+    #[serde(default)]
+    id: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct ReplyError {
+    code: i64,
+    #[serde(default)]
+    message: String,
+}
+
+fn read_answer<T: DeserializeOwned>(
+    method: &str,
+    id: u64,
+    answer: &Answer,
+) -> Result<T, NodeError> {
+    let text = || clean(&String::from_utf8_lossy(&answer.body));
+    match answer.status {
+        StatusCode::FORBIDDEN => {
+            return Err(NodeError::Credentials(
+                "the node does not allow this address (rpcallowip) or this call".to_owned(),
+            ));
+        }
+        StatusCode::SERVICE_UNAVAILABLE => return Err(NodeError::Busy(text())),
+        _ => {}
+    }
+    let malformed = |what: String| NodeError::Malformed(format!("{method}: {what}"));
+    // RPC errors come with status 500, 404 or 400 and a JSON body, so the body decides.
+    let reply: Reply<T> = serde_json::from_slice(&answer.body).map_err(|e| {
+        if answer.status.is_success() {
+            malformed(e.to_string())
+        } else {
+            malformed(format!("HTTP status {}: {}", answer.status.as_u16(), text()))
+        }
+    })?;
+    if let Some(error) = reply.error {
+        return Err(NodeError::from_rpc(error.code, &error.message));
+    }
+    if reply.id != Some(id) {
+        return Err(malformed("the answer to another question".to_owned()));
+    }
+    match reply.result {
+        Some(result) => Ok(result),
+        // `null` is a result too, for a type that can be that.
+        None => {
+            T::deserialize(serde_json::Value::Null).map_err(|_| malformed("no result".to_owned()))
+        }
+    }
+}
