@@ -20,5 +20,7 @@
 
 pub mod codec;
 pub mod frame;
+pub mod keys;
 pub mod messages;
+pub mod noise;
 pub mod tlv;
