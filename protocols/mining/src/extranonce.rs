@@ -1,0 +1,187 @@
+//! Extranonce bytes, and who gets which.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Deref;
+
+use adit_sv2::codec::B032;
+
+/// The longest `extranonce_prefix` or `extranonce` (`B0_32`).
+pub const MAX_EXTRANONCE_LEN: usize = 32;
+
+/// Up to 32 bytes of extranonce, kept in place: a channel's `extranonce_prefix`, or a part of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Extranonce {
+    len: u8,
+    bytes: [u8; MAX_EXTRANONCE_LEN],
+}
+
+impl Extranonce {
+    /// Copies `bytes`.
+    ///
+    /// # Errors
+    /// [`ExtranonceTooLong`] above 32 bytes.
+    pub fn new(bytes: &[u8]) -> Result<Self, ExtranonceTooLong> {
+        Self::concat(bytes, &[])
+    }
+
+    /// Copies `head` and then `tail`.
+    ///
+    /// # Errors
+    /// [`ExtranonceTooLong`] above 32 bytes.
+    pub fn concat(head: &[u8], tail: &[u8]) -> Result<Self, ExtranonceTooLong> {
+        let len = head.len() + tail.len();
+        if len > MAX_EXTRANONCE_LEN {
+            return Err(ExtranonceTooLong { len });
+        }
+        let mut bytes = [0; MAX_EXTRANONCE_LEN];
+        bytes[..head.len()].copy_from_slice(head);
+        bytes[head.len()..len].copy_from_slice(tail);
+        Ok(Self { len: len as u8, bytes })
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// As a message field.
+    pub fn as_field(&self) -> B032<'_> {
+        B032::new(self.as_bytes()).expect("at most 32 bytes by construction")
+    }
+}
+
+impl Deref for Extranonce {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl From<B032<'_>> for Extranonce {
+    fn from(field: B032<'_>) -> Self {
+        Self::new(field.as_bytes()).expect("the wire type has at most 32 bytes")
+    }
+}
+
+impl fmt::Display for Extranonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Extranonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Extranonce({self})")
+    }
+}
+
+/// More than 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an extranonce of {len} bytes, at most 32 are possible")]
+pub struct ExtranonceTooLong {
+    /// The length that was asked for.
+    pub len: usize,
+}
+
+/// Hands out unique slices of an extranonce space: `head ‖ slice`, the slice big-endian.
+///
+/// The lowest free slice goes first. A released slice is not handed out again before the next
+/// [`new_prev_hash`](Self::new_prev_hash): until then its last owner may still have work on it, and
+/// two channels would search the same space.
+///
+/// A pool puts its `server_id` into the head; a translator divides its upstream's space with an
+/// empty head.
+#[derive(Clone, Debug)]
+pub struct ExtranonceAllocator {
+    head: Extranonce,
+    slice_len: usize,
+    /// Slices from here on were never handed out.
+    next: u64,
+    free: BTreeSet<u32>,
+    quarantine: BTreeSet<u32>,
+}
+
+impl ExtranonceAllocator {
+    /// A space of `256^slice_len` slices behind `head`.
+    ///
+    /// # Errors
+    /// [`AllocatorError::SliceLen`] unless `slice_len` is 1 to 4, [`AllocatorError::TooLong`] where
+    /// head and slice exceed 32 bytes.
+    pub fn new(head: &[u8], slice_len: usize) -> Result<Self, AllocatorError> {
+        if !(1..=4).contains(&slice_len) {
+            return Err(AllocatorError::SliceLen(slice_len));
+        }
+        Extranonce::concat(head, &[0; 4][..slice_len])?;
+        let head = Extranonce::new(head)?;
+        Ok(Self { head, slice_len, next: 0, free: BTreeSet::new(), quarantine: BTreeSet::new() })
+    }
+
+    /// The lowest free slice, behind the head.
+    ///
+    /// # Errors
+    /// [`AllocatorError::Exhausted`] while every slice is in use or in quarantine.
+    pub fn allocate(&mut self) -> Result<Extranonce, AllocatorError> {
+        let slice = match self.free.pop_first() {
+            Some(slice) => slice,
+            None if self.next < self.capacity() => {
+                self.next += 1;
+                (self.next - 1) as u32
+            }
+            None => return Err(AllocatorError::Exhausted),
+        };
+        let bytes = slice.to_be_bytes();
+        Ok(Extranonce::concat(&self.head, &bytes[4 - self.slice_len..])?)
+    }
+
+    /// Takes a slice back, into quarantine. Says whether it was one in use here; otherwise nothing
+    /// happens.
+    pub fn release(&mut self, prefix: &Extranonce) -> bool {
+        let Some(slice) = prefix.strip_prefix(self.head.as_bytes()) else { return false };
+        if slice.len() != self.slice_len {
+            return false;
+        }
+        let slice = slice.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
+        u64::from(slice) < self.next && !self.free.contains(&slice) && self.quarantine.insert(slice)
+    }
+
+    /// Work on the released slices is stale now: they may be handed out again.
+    pub fn new_prev_hash(&mut self) {
+        self.free.append(&mut self.quarantine);
+    }
+
+    /// Slices that exist.
+    pub fn capacity(&self) -> u64 {
+        1 << (8 * self.slice_len)
+    }
+
+    /// Slices that are handed out.
+    pub fn in_use(&self) -> u64 {
+        self.next - (self.free.len() + self.quarantine.len()) as u64
+    }
+
+    /// Length of what [`allocate`](Self::allocate) returns, in bytes.
+    pub fn prefix_len(&self) -> usize {
+        self.head.len() + self.slice_len
+    }
+}
+
+/// No slice, or no such allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AllocatorError {
+    /// A slice has 1 to 4 bytes.
+    #[error("a slice of {0} bytes, it must have 1 to 4")]
+    SliceLen(usize),
+    /// Head and slice together are too long.
+    #[error(transparent)]
+    TooLong(#[from] ExtranonceTooLong),
+    /// Every slice is in use, or waits for the next previous hash.
+    #[error("no free slice of the extranonce space")]
+    Exhausted,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn lowest_free_first_and_quarantine_until_the_next_prev_hash() {
+    let mut allocator = ExtranonceAllocator::new(&[9], 3).unwrap();
+    let [a, b, c] = [(); 3].map(|()| allocator.allocate().unwrap());
+    assert_eq!([&*a, &*b, &*c], [&[9, 0, 0, 0][..], &[9, 0, 0, 1], &[9, 0, 0, 2]]);
+    assert!(allocator.release(&b));
+    assert!(allocator.release(&a));
+    assert_eq!(&*allocator.allocate().unwrap(), [9, 0, 0, 3]);
+    allocator.new_prev_hash();
+    assert_eq!(allocator.in_use(), 2);
+    assert_eq!(allocator.allocate().unwrap(), a);
+    assert_eq!(allocator.allocate().unwrap(), b);
+    assert_eq!(&*allocator.allocate().unwrap(), [9, 0, 0, 4]);
+}
+
+#[test]
+fn only_what_is_in_use_is_taken_back_and_only_once() {
+    let mut allocator = ExtranonceAllocator::new(&[9], 3).unwrap();
+    let a = allocator.allocate().unwrap();
+    for foreign in [&[9u8, 0, 0, 1][..], &[8, 0, 0, 0], &[9, 0, 0], &[9, 0, 0, 0, 0], &[]] {
+        assert!(!allocator.release(&Extranonce::new(foreign).unwrap()), "{foreign:?}");
+    }
+    assert!(allocator.release(&a));
+    assert!(!allocator.release(&a));
+    allocator.new_prev_hash();
+    assert!(!allocator.release(&a));
+    assert_eq!(allocator.in_use(), 0);
+}
+
+#[test]
+fn a_full_space_says_so() {
+    let mut allocator = ExtranonceAllocator::new(&[], 1).unwrap();
+    let all: HashSet<_> = (0..256).map(|_| allocator.allocate().unwrap()).collect();
+    assert_eq!(all.len(), 256);
+    assert_eq!(allocator.allocate(), Err(AllocatorError::Exhausted));
+    let one = Extranonce::new(&[77]).unwrap();
+    assert!(allocator.release(&one));
+    assert_eq!(allocator.allocate(), Err(AllocatorError::Exhausted));
+    allocator.new_prev_hash();
+    assert_eq!(allocator.allocate(), Ok(one));
+}
+
+#[test]
+fn four_byte_slices_and_limits() {
+    let mut allocator = ExtranonceAllocator::new(&[1; 28], 4).unwrap();
+    assert_eq!(allocator.capacity(), 1 << 32);
+    assert_eq!(allocator.allocate().unwrap().len(), 32);
+    assert_eq!(
+        ExtranonceAllocator::new(&[1; 29], 4).unwrap_err(),
+        AllocatorError::TooLong(ExtranonceTooLong { len: 33 })
+    );
+    assert_eq!(ExtranonceAllocator::new(&[], 0).unwrap_err(), AllocatorError::SliceLen(0));
+    assert_eq!(ExtranonceAllocator::new(&[], 5).unwrap_err(), AllocatorError::SliceLen(5));
+}
+
+proptest! {
+    /// Whatever happens, no slice has two owners, and none is reused within one tip.
+    #[test]
+    fn never_two_owners(steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..400)) {
+        let mut allocator = ExtranonceAllocator::new(&[3], 1).unwrap();
+        let mut owned: Vec<Extranonce> = Vec::new();
+        let mut resting = HashSet::new();
+        for (step, index) in steps {
+            match step {
+                0..6 => if let Ok(slice) = allocator.allocate() {
+                    prop_assert!(!owned.contains(&slice) && !resting.contains(&slice));
+                    owned.push(slice);
+                },
+                6..9 => if !owned.is_empty() {
+                    let slice = owned.swap_remove(index.index(owned.len()));
+                    prop_assert!(allocator.release(&slice));
+                    resting.insert(slice);
+                },
+                _ => {
+                    allocator.new_prev_hash();
+                    resting.clear();
+                }
+            }
+            prop_assert_eq!(allocator.in_use(), owned.len() as u64);
+        }
+    }
+}
