@@ -41,7 +41,7 @@ pub use transport::{OpenError, Opened, Opener, SealError, Sealer, sealed_len};
 pub const ACT1_LEN: usize = ELLSWIFT_LEN;
 /// Bytes of the second handshake message, responder to initiator: a key, a sealed key, a sealed certificate.
 ///
-/// The spec's sum in 4.5.2 (170) leaves out the ElligatorSwift encoding's longer half; these are its parts.
+/// The sum in spec 4.5.2, 170, leaves out the first of them.
 pub const ACT2_LEN: usize = ELLSWIFT_LEN + ELLSWIFT_LEN + TAG_LEN + Certificate::LEN + TAG_LEN;
 /// Bytes of a public key in the handshake (BIP324).
 pub const ELLSWIFT_LEN: usize = 64;

@@ -4,7 +4,7 @@ use super::Certificate;
 use super::primitives::{KeyPair, x_only};
 use crate::keys::{AuthorityPublicKey, AuthoritySecretKey};
 
-/// A certificate is signed anew once it is this old (seconds): the signature costs as much as half a handshake.
+/// A certificate is signed anew once it is this old (seconds): a signature costs a third of a handshake.
 const RENEW_AFTER: u32 = 60;
 
 /// The times that certificates are given.

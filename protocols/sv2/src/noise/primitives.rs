@@ -32,8 +32,7 @@ pub(super) struct Secret32(pub(super) [u8; 32]);
 
 /// A secret key and its ElligatorSwift encoding, 32 and 64 bytes, wiped when dropped.
 ///
-/// A key has many encodings and making one is half the cost of a key, so the pair stays together for good: both
-/// ends hash the encoding that was sent.
+/// A key has many encodings and both ends hash the one that was sent, so it is made once and stays with its key.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(super) struct KeyPair([u8; KeyPair::LEN]);
 

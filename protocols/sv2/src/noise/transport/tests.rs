@@ -191,7 +191,7 @@ fn nonces_run_out_before_a_frame_not_within_it() {
     assert_eq!(opener.next(&mut wire, ANY).unwrap_err(), OpenError::Exhausted);
 }
 
-/// Sealing into a buffer with room and opening it where it lies must not touch the allocator; here its visible part.
+/// Sealing into a buffer with room must not touch the allocator.
 #[test]
 fn a_buffer_with_room_is_kept() {
     let (mut sealer, _) = direction();
