@@ -1,1 +1,3 @@
 //! Stratum V2 pool.
+pub mod payout;
+pub mod store;

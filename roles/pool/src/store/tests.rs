@@ -1,0 +1,193 @@
+use std::sync::mpsc;
+
+use super::*;
+
+fn identity(account: &str, worker: &str) -> Arc<Identity> {
+    Arc::new(Identity { account: account.to_owned(), worker: worker.to_owned() })
+}
+
+fn accepted(identity: &Arc<Identity>, number: u64, work: u128) -> Record {
+    let outcome = ShareOutcome::Accepted { number, work };
+    Record::Share { identity: identity.clone(), outcome, unix_ms: 1_000 + number }
+}
+
+fn block(seed: u8, state: BlockState) -> Arc<FoundBlock> {
+    Arc::new(FoundBlock {
+        hash: vec![seed; 32],
+        state,
+        found_unix_ms: u64::from(seed),
+        height: Some(7),
+        prev_hash: vec![1; 32],
+        account: "a".to_owned(),
+        worker: String::new(),
+        channel_id: 3,
+        extranonce_prefix: vec![1, 0, 0, 9],
+        template_provider: "127.0.0.1:8442".to_owned(),
+        template_id: 5,
+        version: 0x2000_0000,
+        header_timestamp: 6,
+        header_nonce: 7,
+        coinbase_tx: vec![0xab; 120],
+    })
+}
+
+/// A running store whose reports come out of a channel.
+struct Running {
+    queue: Arc<Queue>,
+    thread: JoinHandle<()>,
+    reports: mpsc::Receiver<(Option<u64>, Vec<[u8; 32]>)>,
+}
+
+impl Running {
+    fn start(path: &Path) -> Self {
+        let store = Arc::new(Store::open(path).unwrap());
+        let queue = Arc::new(Queue::default());
+        let (sender, reports) = mpsc::channel();
+        let report = move |progress: Progress<'_>| match progress {
+            Progress::Stored { shares, blocks, .. } => {
+                sender.send((shares, blocks.to_vec())).unwrap()
+            }
+            Progress::Failing(error) => panic!("{error}"),
+        };
+        let thread = spawn(store, queue.clone(), report).unwrap();
+        Self { queue, thread, reports }
+    }
+
+    fn wait_for(&self, number: u64) {
+        let deadline = Duration::from_secs(20);
+        while self.reports.recv_timeout(deadline).unwrap().0.is_none_or(|stored| stored < number) {}
+    }
+
+    fn stop(self) {
+        self.queue.close();
+        self.thread.join().unwrap();
+    }
+}
+
+#[test]
+fn work_survives_a_restart_and_adds_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/folder/pool.redb");
+    let (rig1, rig2) = (identity("alice", "rig1"), identity("alice", "rig2"));
+    for round in 0..3 {
+        let running = Running::start(&path);
+        let numbers = 1..=1_000u64;
+        numbers.clone().for_each(|number| running.queue.push(accepted(&rig1, number, 1 << 70)));
+        running.queue.push(accepted(&rig2, 1_001, 5));
+        let outcome = ShareOutcome::Rejected;
+        running.queue.push(Record::Share { identity: identity("bob", ""), outcome, unix_ms: 9 });
+        running.wait_for(1_001);
+        running.stop();
+        let totals = Store::open(&path).unwrap().totals(1).unwrap();
+        let times = round + 1;
+        assert_eq!((totals.accounts, totals.workers), (2, 3));
+        assert_eq!((totals.accepted, totals.rejected), (1_001 * times, times));
+        assert_eq!(totals.work, ((1_000 << 70) + 5) * u128::from(times));
+        let [last] = &totals.latest[..] else { panic!("limit") };
+        assert_eq!(
+            (last.worker.as_str(), last.accepted, last.last_share_unix_ms),
+            ("rig2", times, 2_001)
+        );
+    }
+}
+
+#[test]
+fn what_was_reported_is_on_disk_whatever_happens_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, image) = (folder.path().join("pool.redb"), folder.path().join("image.redb"));
+    let running = Running::start(&path);
+    let rig = identity("alice", "rig");
+    for number in 1..=20 {
+        running.queue.push(accepted(&rig, number, 10));
+        running.wait_for(number);
+        // The file as a killed process leaves it: no clean close.
+        std::fs::copy(&path, &image).unwrap();
+        let totals = Store::open(&image).unwrap().totals(10).unwrap();
+        assert_eq!((totals.accepted, totals.work), (number, 10 * u128::from(number)));
+    }
+    running.stop();
+}
+
+#[test]
+fn blocks_are_stored_at_once_and_keep_their_fate() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    let running = Running::start(&path);
+    for seed in 1..=3 {
+        running.queue.push(Record::Block(block(seed, BlockState::Pending)));
+        assert_eq!(
+            running.reports.recv_timeout(Duration::from_secs(20)).unwrap(),
+            (None, vec![[seed; 32]])
+        );
+    }
+    running.queue.push(Record::Block(block(2, BlockState::Accepted)));
+    running.queue.push(Record::Block(block(3, BlockState::Overtaken)));
+    running.stop();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.pending_blocks().unwrap(), [(*block(1, BlockState::Pending)).clone()]);
+    let states: Vec<BlockState> =
+        store.blocks(2).unwrap().iter().map(|block| block.state).collect();
+    assert_eq!(states, [BlockState::Overtaken, BlockState::Accepted]);
+}
+
+#[test]
+fn a_batch_that_is_tried_again_is_credited_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("pool.redb")).unwrap();
+    let mut batch = Batch::new(1);
+    batch.add(accepted(&identity("alice", ""), 1, 10));
+    store.commit(&batch).unwrap();
+    store.commit(&batch).unwrap();
+    assert_eq!(store.totals(0).unwrap().accepted, 1);
+    batch.number = 2;
+    store.commit(&batch).unwrap();
+    assert_eq!(store.totals(0).unwrap().accepted, 2);
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    let first = Store::open(&path).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert_eq!(error.to_string(), format!("store {} is in use by another process", path.display()));
+    drop(first);
+    Store::open(&path).unwrap();
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    drop(Store::open(&path).unwrap());
+    let good = std::fs::read(&path).unwrap();
+    let garbage = b"shopping list: milk, bread".repeat(100);
+    for bytes in [garbage, good[..100].to_vec(), good[..good.len() / 2].to_vec()] {
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Store::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{} bytes: {error}", bytes.len());
+        assert_eq!(std::fs::read(&path).unwrap().len(), bytes.len());
+    }
+    let error = Store::open(folder.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+}
+
+#[test]
+fn another_format_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    let database = redb::Database::create(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    write
+        .open_table(redb::TableDefinition::<&str, u64>::new("meta"))
+        .unwrap()
+        .insert("format", 9)
+        .unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let error = Store::open(&path).unwrap_err();
+    assert!(
+        error.to_string().ends_with("has format 9, this program reads and writes format 1"),
+        "{error}"
+    );
+}
