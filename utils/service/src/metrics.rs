@@ -1,0 +1,150 @@
+//! The metrics of a role, and those that every process has.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+
+use crate::context::Readiness;
+
+/// The registry of a role, shared. Every name registered in it gets `adit_` before it.
+#[derive(Clone)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+impl Metrics {
+    /// What `/metrics` answers with.
+    pub(crate) const CONTENT_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    pub(crate) fn new(role: &'static str, readiness: Readiness) -> Self {
+        let mut registry = Registry::with_prefix("adit");
+        registry.register_collector(Box::new(Process { role, readiness, started: Instant::now() }));
+        Self(Arc::new(Mutex::new(registry)))
+    }
+
+    /// Registers metrics.
+    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.lock())
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.lock())?;
+        Ok(text)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// What the process itself can say, read when asked.
+#[derive(Debug)]
+struct Process {
+    role: &'static str,
+    readiness: Readiness,
+    started: Instant,
+}
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let labels = [("role", self.role), ("version", env!("CARGO_PKG_VERSION"))];
+        let build = encoder.encode_descriptor(
+            "build_info",
+            "Role and version, value always 1",
+            None,
+            MetricType::Gauge,
+        )?;
+        let mut build = build;
+        let one = ConstGauge::new(1_i64);
+        one.encode(build.encode_family(&labels)?)?;
+
+        let mut gauge = |name, help, unit: Option<&Unit>, value: f64| {
+            ConstGauge::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                unit,
+                MetricType::Gauge,
+            )?)
+        };
+        gauge(
+            "ready",
+            "1 if /readyz says yes",
+            None,
+            f64::from(u8::from(self.readiness.is_ready())),
+        )?;
+        gauge(
+            "uptime",
+            "Time since the role started",
+            Some(&Unit::Seconds),
+            self.started.elapsed().as_secs_f64(),
+        )?;
+        if let Some(bytes) = resident_bytes() {
+            gauge(
+                "process_resident_memory",
+                "Resident memory of the process",
+                Some(&Unit::Bytes),
+                bytes as f64,
+            )?;
+        }
+        if let Some(count) = open_fds() {
+            gauge("process_open_fds", "Open file descriptors of the process", None, count as f64)?;
+        }
+        if let Some(seconds) = cpu_seconds() {
+            let help = "CPU time of the process, user and system";
+            let counter = ConstCounter::new(seconds);
+            counter.encode(encoder.encode_descriptor(
+                "process_cpu",
+                help,
+                Some(&Unit::Seconds),
+                MetricType::Counter,
+            )?)?;
+        }
+        Ok(())
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()?;
+    Some(kib * 1024)
+}
+
+fn open_fds() -> Option<usize> {
+    // One of them is this very look.
+    Some(std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1))
+}
+
+fn cpu_seconds() -> Option<f64> {
+    /// What Linux shows to programs, whatever its own clock: USER_HZ, 100 on every architecture that Rust's standard
+    /// library supports.
+    const TICKS_PER_SECOND: f64 = 100.0;
+
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name in parentheses and may hold anything; utime and stime are fields 14 and 15.
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((user + system) as f64 / TICKS_PER_SECOND)
+}
