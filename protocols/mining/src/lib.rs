@@ -1,14 +1,60 @@
 //! What Stratum V2 mining means: jobs, targets, extranonce space, share check, channels.
+//!
+//! No sockets, no clock, no random numbers: messages, time and hashes are arguments. Roles drive
+//! these types; nothing here knows a connection.
+//!
+//! | To | use |
+//! | --- | --- |
+//! | follow a template provider | [`TemplateTracker`] → [`TemplateEvent`], [`Work`] (a [`Template`] with its [`Tip`]) |
+//! | turn a template into jobs | [`JobFactory`] (tag, [`Payouts`]), [`JobIds`], [`JobSet`] → `Arc<`[`Job`]`>` |
+//! | send jobs | [`Job::future_frame`], [`Job::write_frame`]; [`ServerChannel::new_mining_job`]; [`Tip::set_new_prev_hash`] |
+//! | give out extranonces | [`ExtranonceAllocator`] → [`Extranonce`] |
+//! | be the server of a channel | [`ServerChannel`]: jobs in, [`ServerChannel::check_share`], acknowledgements, [`Solution`] |
+//! | be the client of a channel | [`ClientChannel`]: messages in, [`ClientChannel::active`], [`ClientChannel::check_share`] |
+//! | hash | [`Job::merkle_root`], [`Job::header`], [`Header::hash`], [`NonceScan`], [`sha256d`] |
+//! | count difficulty | [`Target`]; work is expected hashes (`u128`), one unit of difficulty is 2^32 of them |
+//!
+//! # A server's day
+//!
+//! One [`JobSet`] per template, shared by all channels. When the tracker says
+//! [`Future`](TemplateEvent::Future), every channel gets the job by
+//! [`add_future_job`](ServerChannel::add_future_job) and its client the future frame. At
+//! [`NewTip`](TemplateEvent::NewTip) each gets [`set_new_prev_hash`](ServerChannel::set_new_prev_hash),
+//! and the small message goes out to everyone first; where the channel does not have the job
+//! (`UnknownFutureJob`) it gets it as a future one before. [`Newer`](TemplateEvent::Newer) is
+//! [`add_active_job`](ServerChannel::add_active_job) and [`Job::write_frame`] with the tip's
+//! `min_ntime`. A new channel gets the job of [`TemplateTracker::work`] as a future one and its tip
+//! at once after.
+//!
+//! A target counts for jobs that become active after it ([spec 5.3.21]). To make it count now,
+//! follow `SetTarget` with the same job under a new id: duplicates are told across both.
+//!
+//! # Hot path
+//!
+//! [`ServerChannel::check_share`], [`credit`](ServerChannel::credit) and
+//! [`ClientChannel::check_share`] neither allocate nor format in the steady state.
+//!
+//! [spec 5.3.21]: https://github.com/stratum-mining/sv2-spec/blob/main/05-Mining-Protocol.md#5321-settarget-server---client
 
+pub mod channel;
 pub mod coinbase;
 pub mod extranonce;
 pub mod header;
+pub mod job;
 pub mod merkle;
 mod sha256;
+pub mod share;
 pub mod target;
+pub mod template;
+#[cfg(test)]
+mod testing;
 
+pub use channel::{ActiveWork, ChannelKind, ClientChannel, JobNews, ServerChannel, Solution};
 pub use coinbase::{Coinbase, CoinbaseError, Payouts};
 pub use extranonce::{Extranonce, ExtranonceAllocator};
 pub use header::{BlockHash, Header, NonceScan};
+pub use job::{Job, JobFactory, JobIds, JobSet};
 pub use sha256::sha256d;
+pub use share::{AcceptedShare, RejectedShare, Share, ShareError};
 pub use target::Target;
+pub use template::{Template, TemplateEvent, TemplateTracker, Tip, Work};

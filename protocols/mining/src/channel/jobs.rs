@@ -1,0 +1,299 @@
+//! The jobs of one channel, and the share check.
+
+use std::sync::Arc;
+
+use adit_sv2::codec::B064K;
+use adit_sv2::messages::template_distribution::SubmitSolution;
+
+use crate::extranonce::Extranonce;
+use crate::header::{BlockHash, Header};
+use crate::job::{Job, VERSION_ROLLING_MASK};
+use crate::share::{AcceptedShare, RejectedShare, Seen, SeenShares, Share, ShareError};
+use crate::target::Target;
+use crate::template::Tip;
+
+/// Jobs that a channel keeps live at once; the oldest active one makes room. At a template every 30
+/// seconds a share may be 8 minutes late. Memory per channel is bounded by it.
+pub const MAX_LIVE_JOBS: usize = 16;
+
+/// Ids of dead jobs that are kept, to tell a late share from nonsense.
+const MAX_STALE_IDS: usize = 16;
+
+/// Live jobs, oldest first, and the ids of dead ones.
+///
+/// Ids are looked up by a scan over at most 16 adjacent words, one cache line: they come from a
+/// counter that many channels share or, at a client, from somebody else, so no bits of theirs could
+/// be a slot; and the order of arrival decides which job makes room, never a collision.
+#[derive(Debug, Default)]
+pub(crate) struct JobTable {
+    ids: Vec<u32>,
+    slots: Vec<Slot>,
+    stale: Vec<u32>,
+    seen: Vec<SharedSet>,
+    /// Shares that the last finished job saw: room for the next.
+    expected_shares: usize,
+}
+
+/// A live job on this channel.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) job: Arc<Job>,
+    /// The prefix that was in force when the job was sent (spec 5.3.10).
+    pub(crate) extranonce_prefix: Extranonce,
+    /// Known where nothing below it is rolled.
+    pub(crate) merkle_root: Option<[u8; 32]>,
+    /// None while the job waits for its tip.
+    pub(crate) active: Option<Active>,
+    /// Index into `JobTable::seen`.
+    seen: usize,
+}
+
+/// What a job got when it became active.
+#[derive(Clone, Debug)]
+pub(crate) struct Active {
+    pub(crate) tip: Arc<Tip>,
+    pub(crate) min_ntime: u32,
+    pub(crate) target: Target,
+    /// Expected hashes of `target`.
+    pub(crate) work: u128,
+}
+
+/// One set per header space, since a template that is sent again, or a job under a second id, must
+/// not pay the same header twice.
+#[derive(Debug, Default)]
+struct SharedSet {
+    users: usize,
+    set: SeenShares,
+}
+
+/// A job cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobTableError {
+    /// Spec 5.3.15: no id of a live job may be used again.
+    #[error("job id {0} is that of a live job")]
+    IdInUse(u32),
+    /// No such future job was sent, or it had to make room.
+    #[error("no future job {0}")]
+    UnknownFutureJob(u32),
+    /// An active job needs a previous hash that was sent before.
+    #[error("no previous hash was sent for this job")]
+    NoPrevHash,
+    /// The job's coinbase has no hole for this channel's extranonce.
+    #[error("the job is not made for this channel's extranonce size")]
+    ExtranonceSize,
+}
+
+impl JobTable {
+    /// Adds a job.
+    pub(crate) fn insert(
+        &mut self,
+        id: u32,
+        job: Arc<Job>,
+        extranonce_prefix: Extranonce,
+        merkle_root: Option<[u8; 32]>,
+        active: Option<Active>,
+    ) -> Result<(), JobTableError> {
+        if self.ids.contains(&id) {
+            return Err(JobTableError::IdInUse(id));
+        }
+        if self.ids.len() == MAX_LIVE_JOBS {
+            // A job that waits for its tip has its best time before it.
+            let oldest = self.slots.iter().position(|slot| slot.active.is_some()).unwrap_or(0);
+            self.retire(oldest);
+        }
+        self.stale.retain(|stale| *stale != id);
+        let same = self.slots.iter().find(|slot| slot.job.has_same_headers(&job));
+        let same = same.map(|slot| slot.seen);
+        let seen = same.unwrap_or_else(|| self.free_set());
+        self.seen[seen].users += 1;
+        self.ids.push(id);
+        self.slots.push(Slot { job, extranonce_prefix, merkle_root, active, seen });
+        Ok(())
+    }
+
+    /// A new tip: `id`, a future job, becomes active; every other job dies.
+    pub(crate) fn activate(&mut self, id: u32, active: Active) -> Result<(), JobTableError> {
+        let future = |at: &usize| self.slots[*at].active.is_none();
+        let Some(at) = self.position(id).filter(future) else {
+            return Err(JobTableError::UnknownFutureJob(id));
+        };
+        self.slots[at].active = Some(active);
+        while let Some(other) = self.ids.iter().position(|other| *other != id) {
+            self.retire(other);
+        }
+        Ok(())
+    }
+
+    /// Every job dies.
+    pub(crate) fn clear(&mut self) {
+        while !self.ids.is_empty() {
+            self.retire(0);
+        }
+    }
+
+    pub(crate) fn get(&self, id: u32) -> Option<&Slot> {
+        self.position(id).map(|at| &self.slots[at])
+    }
+
+    /// The newest active job and its id.
+    pub(crate) fn newest_active(&self) -> Option<(u32, &Slot)> {
+        let at = self.slots.iter().rposition(|slot| slot.active.is_some())?;
+        Some((self.ids[at], &self.slots[at]))
+    }
+
+    /// Checks a share: cheap questions first. Allocates only when the set of seen shares grows.
+    ///
+    /// Duplicates are told by the hash itself and so asked for last: only shares that meet the
+    /// target are remembered, and whoever floods could as well send new bad ones.
+    #[inline]
+    pub(crate) fn check(
+        &mut self,
+        share: &Share<'_>,
+        extranonce_size: usize,
+        max_ntime: u32,
+        max_shares: usize,
+    ) -> Result<AcceptedShare, RejectedShare> {
+        let Some(at) = self.position(share.job_id) else {
+            let known = self.stale.contains(&share.job_id);
+            return Err(
+                if known { ShareError::StaleShare } else { ShareError::InvalidJobId }.into()
+            );
+        };
+        let slot = &self.slots[at];
+        let Some(active) = &slot.active else { return Err(ShareError::InvalidJobId.into()) };
+        if share.extranonce.len() != extranonce_size {
+            return Err(ShareError::BadExtranonceSize.into());
+        }
+        let broken = broken_rule(share, &slot.job, active.min_ntime, max_ntime);
+        let Some(header) = slot.header(active, share) else {
+            return Err(ShareError::BadExtranonceSize.into());
+        };
+        let hash = header.hash();
+        let is_block = active.tip.network_target.is_met_by(&hash);
+        let seen = &mut self.seen[slot.seen].set;
+        if let Some(error) = broken {
+            // Hashed all the same: the network does not know our rules, and a block is a block.
+            let block = is_block && seen.insert(&hash, max_shares) == Seen::New;
+            return Err(RejectedShare { error, block: block.then_some(hash) });
+        }
+        // A target harder than the network's (regtest): what is only a block is paid as a block.
+        let work = match active.target.is_met_by(&hash) {
+            true => active.work,
+            false if is_block => active.work.min(active.tip.network_work),
+            false => return Err(ShareError::DifficultyTooLow.into()),
+        };
+        match seen.insert(&hash, max_shares) {
+            Seen::New => Ok(AcceptedShare { hash, work, is_block }),
+            Seen::Before => Err(ShareError::DuplicateShare.into()),
+            Seen::Full => Err(RejectedShare {
+                error: ShareError::TooManyShares,
+                block: is_block.then_some(hash),
+            }),
+        }
+    }
+
+    /// What a template provider needs of a share on a live job.
+    pub(crate) fn solution(&self, share: &Share<'_>) -> Option<Solution> {
+        let slot = self.get(share.job_id)?;
+        let header = slot.header(slot.active.as_ref()?, share)?;
+        let coinbase = slot.job.coinbase()?;
+        Some(Solution {
+            template_id: slot.job.template_id(),
+            header,
+            hash: header.hash(),
+            coinbase_tx: coinbase.full(&slot.extranonce_prefix, share.extranonce)?,
+        })
+    }
+
+    #[inline]
+    fn position(&self, id: u32) -> Option<usize> {
+        self.ids.iter().position(|live| *live == id)
+    }
+
+    fn retire(&mut self, at: usize) {
+        let id = self.ids.remove(at);
+        let slot = self.slots.remove(at);
+        if self.stale.len() == MAX_STALE_IDS {
+            self.stale.remove(0);
+        }
+        self.stale.push(id);
+        let seen = &mut self.seen[slot.seen];
+        seen.users -= 1;
+        if seen.users == 0 {
+            self.expected_shares = seen.set.len();
+        }
+    }
+
+    /// A set that no job uses, emptied.
+    fn free_set(&mut self) -> usize {
+        let free = self.seen.iter().position(|shared| shared.users == 0);
+        let at = free.unwrap_or_else(|| {
+            self.seen.push(SharedSet::default());
+            self.seen.len() - 1
+        });
+        self.seen[at].set.reset(self.expected_shares);
+        at
+    }
+}
+
+impl Slot {
+    /// `None` where the extranonce has the wrong length.
+    #[inline]
+    fn header(&self, active: &Active, share: &Share<'_>) -> Option<Header> {
+        let root = match self.merkle_root {
+            Some(root) => root,
+            None => self.job.merkle_root(&self.extranonce_prefix, share.extranonce)?,
+        };
+        Some(Job::header(&active.tip, root, share.version, share.ntime, share.nonce))
+    }
+}
+
+/// The rule of ours that a share breaks, though it may still be a block.
+#[inline]
+fn broken_rule(share: &Share<'_>, job: &Job, min_ntime: u32, max_ntime: u32) -> Option<ShareError> {
+    let changed = share.version ^ job.version();
+    if share.ntime < min_ntime {
+        Some(ShareError::NtimeTooOld)
+    } else if share.ntime > max_ntime {
+        Some(ShareError::NtimeTooNew)
+    } else if changed != 0 && !job.version_rolling_allowed() {
+        Some(ShareError::VersionRollingNotAllowed)
+    } else if changed & !VERSION_ROLLING_MASK != 0 {
+        Some(ShareError::InvalidVersionBit)
+    } else {
+        None
+    }
+}
+
+impl From<ShareError> for RejectedShare {
+    fn from(error: ShareError) -> Self {
+        Self { error, block: None }
+    }
+}
+
+/// A share as a block: header and coinbase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Solution {
+    /// The template, unless the job was a custom one.
+    pub template_id: Option<u64>,
+    /// The block header.
+    pub header: Header,
+    /// Its hash.
+    pub hash: BlockHash,
+    /// The whole coinbase transaction, BIP141 fields included.
+    pub coinbase_tx: Vec<u8>,
+}
+
+impl Solution {
+    /// The message for the template provider; `None` where there is no template.
+    pub fn message(&self) -> Option<SubmitSolution<'_>> {
+        Some(SubmitSolution {
+            template_id: self.template_id?,
+            version: self.header.version,
+            header_timestamp: self.header.ntime,
+            header_nonce: self.header.nonce,
+            coinbase_tx: B064K::new(&self.coinbase_tx).ok()?,
+        })
+    }
+}

@@ -1,0 +1,287 @@
+//! A channel as the server sees it.
+
+use std::sync::Arc;
+
+use adit_sv2::messages::mining::{NewMiningJob, SetTarget, SubmitSharesSuccess};
+
+use super::jobs::{Active, JobTable, JobTableError, Solution};
+use super::{Acceptance, ChannelKind};
+use crate::extranonce::Extranonce;
+use crate::job::Job;
+use crate::share::{AcceptedShare, MAX_NTIME_AHEAD, RejectedShare, Share};
+use crate::target::Target;
+use crate::template::Tip;
+
+/// What a channel is opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelOptions {
+    /// Its id on the connection.
+    pub id: u32,
+    /// Standard or extended.
+    pub kind: ChannelKind,
+    /// The whole extranonce of a standard channel, the fixed part of an extended one.
+    pub extranonce_prefix: Extranonce,
+    /// Bytes that the client rolls; 0 on a standard channel.
+    pub extranonce_size: usize,
+    /// First share target.
+    pub target: Target,
+    /// The easiest target that the client asked for.
+    pub max_target: Target,
+    /// Accepted shares per job above which further ones are refused: 8 to 16 bytes each.
+    pub max_shares_per_job: usize,
+}
+
+/// One mining channel of a server: its jobs, and the judgement of its shares.
+///
+/// Allocation-free in the steady state: [`check_share`](Self::check_share),
+/// [`credit`](Self::credit), [`take_success`](Self::take_success). The memory for telling
+/// duplicates is set aside when a job comes, and grows only where it sees more than twice the shares
+/// of the one before.
+#[derive(Debug)]
+pub struct ServerChannel {
+    options: ChannelOptions,
+    group_channel_id: u32,
+    /// Expected hashes of the target in `options`.
+    work: u128,
+    tip: Option<Arc<Tip>>,
+    jobs: JobTable,
+    acceptance: Acceptance,
+}
+
+impl ServerChannel {
+    /// A channel without work. `target` is made no easier than `max_target`.
+    pub fn new(mut options: ChannelOptions) -> Self {
+        options.target = options.target.min(options.max_target);
+        Self {
+            work: options.target.expected_hashes(),
+            options,
+            group_channel_id: 0,
+            tip: None,
+            jobs: JobTable::default(),
+            acceptance: Acceptance::default(),
+        }
+    }
+
+    /// Takes a job that waits for its tip. Send it as `NewMiningJob`
+    /// ([`new_mining_job`](Self::new_mining_job)) or as the job's
+    /// [`future_frame`](Job::future_frame).
+    ///
+    /// # Errors
+    /// [`JobTableError::IdInUse`], [`JobTableError::ExtranonceSize`].
+    pub fn add_future_job(&mut self, job_id: u32, job: Arc<Job>) -> Result<(), JobTableError> {
+        self.insert(job_id, job, None)
+    }
+
+    /// Takes a job that is to be worked on at once, on the tip of the last
+    /// [`set_new_prev_hash`](Self::set_new_prev_hash), with the current target.
+    ///
+    /// The job that is live already, under a new id, makes a new target count at once.
+    ///
+    /// # Errors
+    /// [`JobTableError::NoPrevHash`] where the client was told no, or another, previous hash;
+    /// [`JobTableError::IdInUse`], [`JobTableError::ExtranonceSize`].
+    pub fn add_active_job(
+        &mut self,
+        job_id: u32,
+        job: Arc<Job>,
+        tip: &Arc<Tip>,
+    ) -> Result<(), JobTableError> {
+        if self.tip.as_ref().is_none_or(|current| current.prev_hash != tip.prev_hash) {
+            return Err(JobTableError::NoPrevHash);
+        }
+        let active = self.activation(tip.clone());
+        self.insert(job_id, job, Some(active))
+    }
+
+    /// A new tip: the future job becomes active with the current target, every other job is stale.
+    ///
+    /// # Errors
+    /// [`JobTableError::UnknownFutureJob`]: the channel is as before, and is to be sent the job
+    /// again as a future one first.
+    pub fn set_new_prev_hash(&mut self, job_id: u32, tip: &Arc<Tip>) -> Result<(), JobTableError> {
+        let active = self.activation(tip.clone());
+        self.jobs.activate(job_id, active)?;
+        self.tip = Some(tip.clone());
+        Ok(())
+    }
+
+    /// There is a new tip and no work for it yet: every job is stale.
+    pub fn stop_work(&mut self) {
+        self.jobs.clear();
+    }
+
+    /// Judges a share (spec 5.3.11, 5.3.12); `now_unix` in seconds. An accepted share is not
+    /// credited before [`credit`](Self::credit).
+    ///
+    /// # Errors
+    /// [`RejectedShare`] with the reason, and with the hash where it is a block all the same.
+    #[inline]
+    pub fn check_share(
+        &mut self,
+        share: &Share<'_>,
+        now_unix: u32,
+    ) -> Result<AcceptedShare, RejectedShare> {
+        self.jobs.check(
+            share,
+            self.options.extranonce_size,
+            now_unix.saturating_add(MAX_NTIME_AHEAD),
+            self.options.max_shares_per_job,
+        )
+    }
+
+    /// Counts an accepted share into the next acknowledgement: at once, or when it is stored.
+    #[inline]
+    pub fn credit(&mut self, sequence_number: u32, work: u128) {
+        self.acceptance.add(sequence_number, work);
+    }
+
+    /// The acknowledgement of all credited shares since the last one.
+    pub fn take_success(&mut self) -> Option<SubmitSharesSuccess> {
+        self.acceptance.take(self.options.id)
+    }
+
+    /// Credited shares that are not acknowledged.
+    pub fn unacknowledged(&self) -> u32 {
+        self.acceptance.count()
+    }
+
+    /// Another target, made no easier than the client's maximum. It counts for jobs to come and for
+    /// future jobs already sent, not for active ones (spec 5.3.21). `None` where nothing changes.
+    pub fn set_target(&mut self, target: Target) -> Option<SetTarget> {
+        let target = target.min(self.options.max_target);
+        if target == self.options.target {
+            return None;
+        }
+        self.options.target = target;
+        self.work = target.expected_hashes();
+        Some(SetTarget { channel_id: self.options.id, maximum_target: target.to_le_bytes() })
+    }
+
+    /// The client's new maximum (`UpdateChannel`); a smaller one than the target in force brings
+    /// the `SetTarget` that the spec demands (5.3.7).
+    pub fn set_max_target(&mut self, max_target: Target) -> Option<SetTarget> {
+        self.options.max_target = max_target;
+        self.set_target(self.options.target)
+    }
+
+    /// Another prefix for jobs to come; jobs that were sent keep theirs (spec 5.3.10).
+    ///
+    /// # Errors
+    /// [`PrefixError`] where its length differs, which would change the coinbase's size.
+    pub fn set_extranonce_prefix(&mut self, prefix: Extranonce) -> Result<(), PrefixError> {
+        let (old, new) = (self.options.extranonce_prefix.len(), prefix.len());
+        if old != new {
+            return Err(PrefixError { old, new });
+        }
+        self.options.extranonce_prefix = prefix;
+        Ok(())
+    }
+
+    /// The channel joins a group; 0 for none.
+    pub fn set_group_channel_id(&mut self, group_channel_id: u32) {
+        self.group_channel_id = group_channel_id;
+    }
+
+    /// The message that sends a live job of a standard channel; `None` on an extended one.
+    pub fn new_mining_job(&self, job_id: u32) -> Option<NewMiningJob> {
+        let slot = self.jobs.get(job_id)?;
+        Some(NewMiningJob {
+            channel_id: self.options.id,
+            job_id,
+            min_ntime: slot.active.as_ref().map(|active| active.min_ntime),
+            version: slot.job.version(),
+            merkle_root: slot.merkle_root?,
+        })
+    }
+
+    /// The share as a block, while its job is live.
+    pub fn solution(&self, share: &Share<'_>) -> Option<Solution> {
+        self.jobs.solution(share)
+    }
+
+    /// A live job, by the id that the channel knows it by.
+    pub fn job(&self, job_id: u32) -> Option<&Arc<Job>> {
+        self.jobs.get(job_id).map(|slot| &slot.job)
+    }
+
+    /// The newest active job, its id and its tip.
+    pub fn active_job(&self) -> Option<(u32, &Arc<Job>, &Arc<Tip>)> {
+        let (id, slot) = self.jobs.newest_active()?;
+        Some((id, &slot.job, &slot.active.as_ref()?.tip))
+    }
+
+    /// Its id on the connection.
+    pub fn id(&self) -> u32 {
+        self.options.id
+    }
+
+    /// The group it belongs to; 0 for none.
+    pub fn group_channel_id(&self) -> u32 {
+        self.group_channel_id
+    }
+
+    /// Standard or extended.
+    pub fn kind(&self) -> ChannelKind {
+        self.options.kind
+    }
+
+    /// The prefix for jobs to come.
+    pub fn extranonce_prefix(&self) -> &Extranonce {
+        &self.options.extranonce_prefix
+    }
+
+    /// Bytes that the client rolls.
+    pub fn extranonce_size(&self) -> usize {
+        self.options.extranonce_size
+    }
+
+    /// Bytes of the whole extranonce: which jobs fit.
+    pub fn full_extranonce_size(&self) -> usize {
+        self.options.extranonce_prefix.len() + self.options.extranonce_size
+    }
+
+    /// The target for jobs to come.
+    pub fn target(&self) -> Target {
+        self.options.target
+    }
+
+    /// The easiest target that the client takes.
+    pub fn max_target(&self) -> Target {
+        self.options.max_target
+    }
+
+    fn activation(&self, tip: Arc<Tip>) -> Active {
+        Active { min_ntime: tip.min_ntime, tip, target: self.options.target, work: self.work }
+    }
+
+    fn insert(
+        &mut self,
+        job_id: u32,
+        job: Arc<Job>,
+        active: Option<Active>,
+    ) -> Result<(), JobTableError> {
+        let prefix = self.options.extranonce_prefix;
+        let size = job.coinbase().map(|coinbase| coinbase.full_extranonce_size());
+        if size != Some(self.full_extranonce_size()) {
+            return Err(JobTableError::ExtranonceSize);
+        }
+        let root = match self.options.extranonce_size {
+            0 => job.merkle_root(&prefix, &[]),
+            _ => None,
+        };
+        self.jobs.insert(job_id, job, prefix, root, active)
+    }
+}
+
+/// The new prefix has another length than the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an extranonce prefix of {new} bytes in place of one of {old}")]
+pub struct PrefixError {
+    /// Length of the prefix in force.
+    pub old: usize,
+    /// Length of the new one.
+    pub new: usize,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,417 @@
+use super::*;
+use crate::channel::jobs::MAX_LIVE_JOBS;
+use crate::header::BlockHash;
+use crate::job::{JobFactory, VERSION_ROLLING_MASK};
+use crate::share::ShareError;
+use crate::template::TemplateTracker;
+use crate::testing::{EASY, factory, find_nonce, job, new_template, template, tip};
+
+const NOW: u32 = 1_700_000_100;
+const MIN_NTIME: u32 = 1_700_000_000;
+const VERSION: u32 = 0x2000_0000;
+/// Practically no hash is a block.
+const HARD: u32 = 0x1d00_ffff;
+
+fn options(kind: ChannelKind) -> ChannelOptions {
+    ChannelOptions {
+        id: 7,
+        kind,
+        extranonce_prefix: Extranonce::new(&[1, 0, 0, 5]).unwrap(),
+        extranonce_size: if kind == ChannelKind::Extended { 16 } else { 0 },
+        target: Target::from_expected_hashes(16.0),
+        max_target: Target::MAX,
+        max_shares_per_job: 1_000,
+    }
+}
+
+/// A channel that works on job 1 on tip 1.
+fn working(kind: ChannelKind, nbits: u32) -> ServerChannel {
+    let mut channel = ServerChannel::new(options(kind));
+    let size = channel.full_extranonce_size();
+    channel.add_future_job(1, job(1, size)).unwrap();
+    channel.set_new_prev_hash(1, &tip(1, MIN_NTIME, nbits)).unwrap();
+    channel
+}
+
+fn share(channel: &ServerChannel, job_id: u32) -> Share<'static> {
+    Share {
+        sequence_number: 0,
+        job_id,
+        nonce: 0,
+        ntime: NOW,
+        version: VERSION,
+        extranonce: &[3; 16][..channel.extranonce_size()],
+    }
+}
+
+fn header(channel: &ServerChannel, share: &Share<'_>, tip: &Tip) -> crate::Header {
+    let job = channel.job(share.job_id).unwrap();
+    let root = job.merkle_root(channel.extranonce_prefix(), share.extranonce).unwrap();
+    Job::header(tip, root, share.version, share.ntime, share.nonce)
+}
+
+/// `share` with the first nonce from `start` whose hash is between the targets (met, not met).
+fn mined<'a>(
+    channel: &ServerChannel,
+    share: Share<'a>,
+    meets: Target,
+    misses: Option<Target>,
+    start: u32,
+) -> Share<'a> {
+    let (_, _, tip) = channel.active_job().unwrap();
+    let wanted = |hash: &BlockHash| {
+        meets.is_met_by(hash) && misses.is_none_or(|target| !target.is_met_by(hash))
+    };
+    Share { nonce: find_nonce(header(channel, &share, tip), start, wanted), ..share }
+}
+
+fn good<'a>(channel: &ServerChannel, share: Share<'a>) -> Share<'a> {
+    mined(channel, share, channel.target(), None, 0)
+}
+
+fn error(result: Result<AcceptedShare, RejectedShare>) -> ShareError {
+    let rejected = result.unwrap_err();
+    assert_eq!(rejected.block, None);
+    rejected.error
+}
+
+#[test]
+fn a_good_share_counts_once_on_both_kinds_of_channel() {
+    for kind in [ChannelKind::Standard, ChannelKind::Extended] {
+        let mut channel = working(kind, HARD);
+        let share = good(&channel, share(&channel, 1));
+        let expected = header(&channel, &share, channel.active_job().unwrap().2).hash();
+        let accepted = channel.check_share(&share, NOW).unwrap();
+        assert_eq!(accepted, AcceptedShare { hash: expected, work: 16, is_block: false });
+        assert_eq!(error(channel.check_share(&share, NOW)), ShareError::DuplicateShare);
+    }
+}
+
+#[test]
+fn each_rule_has_its_error() {
+    let mut channel = working(ChannelKind::Extended, HARD);
+    let target = channel.target();
+    let base = share(&channel, 1);
+    // None of these is a block, whatever its hash.
+    let mut says = |share: Share<'_>| error(channel.check_share(&share, NOW));
+    assert_eq!(says(Share { job_id: 2, ..base }), ShareError::InvalidJobId);
+    assert_eq!(says(Share { extranonce: &[3; 15], ..base }), ShareError::BadExtranonceSize);
+    assert_eq!(says(Share { extranonce: &[3; 17], ..base }), ShareError::BadExtranonceSize);
+    assert_eq!(says(Share { extranonce: &[], ..base }), ShareError::BadExtranonceSize);
+    assert_eq!(says(Share { ntime: MIN_NTIME - 1, ..base }), ShareError::NtimeTooOld);
+    assert_eq!(says(Share { ntime: NOW + MAX_NTIME_AHEAD + 1, ..base }), ShareError::NtimeTooNew);
+    assert_eq!(says(Share { version: VERSION | 1, ..base }), ShareError::InvalidVersionBit);
+    assert_eq!(
+        says(Share { version: VERSION | 1 << 29 | 1 << 31, ..base }),
+        ShareError::InvalidVersionBit
+    );
+    let low = mined(&channel, base, Target::MAX, Some(target), 0);
+    assert_eq!(error(channel.check_share(&low, NOW)), ShareError::DifficultyTooLow);
+    // The edges are inside.
+    for (ntime, version) in [
+        (MIN_NTIME, VERSION),
+        (NOW + MAX_NTIME_AHEAD, VERSION),
+        (NOW, VERSION | VERSION_ROLLING_MASK),
+    ] {
+        let share = good(&channel, Share { ntime, version, ..base });
+        assert!(channel.check_share(&share, NOW).is_ok());
+    }
+    // The window does not wrap around at the end of time.
+    let last = good(&channel, Share { ntime: u32::MAX, ..base });
+    assert!(channel.check_share(&last, u32::MAX - 5).is_ok());
+}
+
+#[test]
+fn version_rolling_can_be_forbidden() {
+    let mut channel = ServerChannel::new(options(ChannelKind::Extended));
+    let fixed = JobFactory { version_rolling_allowed: false, ..factory() };
+    channel.add_future_job(1, Arc::new(fixed.job(1, &template(1), 20).unwrap())).unwrap();
+    channel.set_new_prev_hash(1, &tip(1, MIN_NTIME, HARD)).unwrap();
+    let rolled = Share { version: VERSION | 1 << 13, ..share(&channel, 1) };
+    assert_eq!(error(channel.check_share(&rolled, NOW)), ShareError::VersionRollingNotAllowed);
+    let share = good(&channel, share(&channel, 1));
+    assert!(channel.check_share(&share, NOW).is_ok());
+}
+
+#[test]
+fn a_block_is_recognised_and_can_be_rebuilt() {
+    for kind in [ChannelKind::Standard, ChannelKind::Extended] {
+        let mut channel = working(kind, EASY);
+        let share = good(&channel, share(&channel, 1));
+        let accepted = channel.check_share(&share, NOW).unwrap();
+        assert!(accepted.is_block);
+        let solution = channel.solution(&share).unwrap();
+        assert_eq!(solution.hash, accepted.hash);
+        assert_eq!(solution.template_id, Some(1));
+        let message = solution.message().unwrap();
+        assert_eq!((message.template_id, message.header_nonce), (1, share.nonce));
+        assert_eq!((message.version, message.header_timestamp), (share.version, share.ntime));
+        // The block that a template provider would build has this very header.
+        let coinbase: bitcoin::Transaction =
+            bitcoin::consensus::deserialize(message.coinbase_tx.as_bytes()).unwrap();
+        let txid = bitcoin::hashes::Hash::to_byte_array(coinbase.compute_txid());
+        let root = crate::merkle::merkle_root(txid, channel.job(1).unwrap().merkle_path());
+        assert_eq!(solution.header.merkle_root, root);
+        let script = coinbase.input[0].script_sig.to_bytes();
+        let extranonce = [channel.extranonce_prefix().as_bytes(), share.extranonce].concat();
+        assert!(script.ends_with(&extranonce));
+    }
+}
+
+#[test]
+fn a_block_that_breaks_a_rule_of_ours_is_reported_once() {
+    let mut channel = working(ChannelKind::Extended, EASY);
+    let network = Target::from_nbits(EASY).unwrap();
+    let old = Share { ntime: MIN_NTIME - 1, ..share(&channel, 1) };
+    let block = mined(&channel, old, network, None, 0);
+    let rejected = channel.check_share(&block, NOW).unwrap_err();
+    assert_eq!(rejected.error, ShareError::NtimeTooOld);
+    assert_eq!(rejected.block, Some(channel.solution(&block).unwrap().hash));
+    assert_eq!(error(channel.check_share(&block, NOW)), ShareError::NtimeTooOld);
+    let no_block = mined(&channel, old, Target::MAX, Some(network), 0);
+    assert_eq!(error(channel.check_share(&no_block, NOW)), ShareError::NtimeTooOld);
+}
+
+/// On regtest a share target may be harder than the network's.
+#[test]
+fn a_block_below_the_share_target_is_paid_as_a_block() {
+    let mut channel = working(ChannelKind::Standard, EASY);
+    let network = Target::from_nbits(EASY).unwrap();
+    let block = mined(&channel, share(&channel, 1), network, Some(channel.target()), 0);
+    let accepted = channel.check_share(&block, NOW).unwrap();
+    assert_eq!((accepted.work, accepted.is_block), (2, true));
+}
+
+#[test]
+fn a_new_tip_makes_all_older_jobs_stale() {
+    let mut channel = working(ChannelKind::Extended, EASY);
+    channel.add_active_job(2, job(2, 20), &tip(1, MIN_NTIME, EASY)).unwrap();
+    channel.add_future_job(3, job(3, 20)).unwrap();
+    channel.add_future_job(4, job(4, 20)).unwrap();
+    let late = good(&channel, share(&channel, 2));
+    channel.set_new_prev_hash(3, &tip(2, MIN_NTIME, EASY)).unwrap();
+    // Even one that would have been a block.
+    assert_eq!(error(channel.check_share(&late, NOW)), ShareError::StaleShare);
+    for id in [1, 2, 4] {
+        assert_eq!(error(channel.check_share(&share(&channel, id), NOW)), ShareError::StaleShare);
+    }
+    assert_eq!(error(channel.check_share(&share(&channel, 99), NOW)), ShareError::InvalidJobId);
+    let good = good(&channel, share(&channel, 3));
+    assert!(channel.check_share(&good, NOW).is_ok());
+    assert_eq!(channel.solution(&late), None);
+    channel.stop_work();
+    assert_eq!(error(channel.check_share(&good, NOW)), ShareError::StaleShare);
+    assert!(channel.active_job().is_none());
+}
+
+#[test]
+fn a_share_for_a_job_that_waits_is_for_no_job() {
+    let mut channel = working(ChannelKind::Extended, EASY);
+    channel.add_future_job(2, job(2, 20)).unwrap();
+    assert_eq!(error(channel.check_share(&share(&channel, 2), NOW)), ShareError::InvalidJobId);
+    assert_eq!(channel.solution(&share(&channel, 2)), None);
+}
+
+#[test]
+fn wrong_jobs_are_refused() {
+    let mut channel = ServerChannel::new(options(ChannelKind::Extended));
+    let tip_1 = tip(1, MIN_NTIME, EASY);
+    assert_eq!(channel.add_active_job(1, job(1, 20), &tip_1), Err(JobTableError::NoPrevHash));
+    assert_eq!(channel.set_new_prev_hash(1, &tip_1), Err(JobTableError::UnknownFutureJob(1)));
+    assert_eq!(channel.add_future_job(1, job(1, 19)), Err(JobTableError::ExtranonceSize));
+    channel.add_future_job(1, job(1, 20)).unwrap();
+    assert_eq!(channel.add_future_job(1, job(2, 20)), Err(JobTableError::IdInUse(1)));
+    channel.set_new_prev_hash(1, &tip_1).unwrap();
+    // Active already, so no future job any more.
+    assert_eq!(channel.set_new_prev_hash(1, &tip_1), Err(JobTableError::UnknownFutureJob(1)));
+    assert_eq!(channel.add_active_job(1, job(2, 20), &tip_1), Err(JobTableError::IdInUse(1)));
+    assert_eq!(
+        channel.add_active_job(2, job(2, 20), &tip(2, MIN_NTIME, EASY)),
+        Err(JobTableError::NoPrevHash)
+    );
+}
+
+#[test]
+fn the_oldest_active_job_makes_room_and_waiting_ones_stay() {
+    let mut channel = working(ChannelKind::Extended, HARD);
+    channel.add_future_job(2, job(2, 20)).unwrap();
+    let tip_1 = tip(1, MIN_NTIME, HARD);
+    // Ids wrap around on the way.
+    let ids: Vec<u32> = (0..40)
+        .map(|i| (u32::MAX - 10).wrapping_add(i))
+        .filter(|id| *id != 1 && *id != 2)
+        .collect();
+    for (i, id) in ids.iter().enumerate() {
+        channel.add_active_job(*id, job(3 + i as u32, 20), &tip_1).unwrap();
+    }
+    let live: Vec<_> = ids.iter().filter(|id| channel.job(**id).is_some()).collect();
+    assert_eq!(live.len(), MAX_LIVE_JOBS - 1);
+    assert_eq!(live, ids[ids.len() - live.len()..].iter().collect::<Vec<_>>());
+    let oldest = *live[0];
+    let evicted = ids[ids.len() - live.len() - 1];
+    assert_eq!(error(channel.check_share(&share(&channel, evicted), NOW)), ShareError::StaleShare);
+    let share = good(&channel, share(&channel, oldest));
+    assert!(channel.check_share(&share, NOW).is_ok());
+    channel.set_new_prev_hash(2, &tip(2, MIN_NTIME, HARD)).unwrap();
+    assert_eq!(channel.active_job().unwrap().0, 2);
+}
+
+#[test]
+fn a_target_counts_from_the_next_activation() {
+    let mut channel = working(ChannelKind::Extended, HARD);
+    let (easy, hard) = (channel.target(), Target::from_expected_hashes(256.0));
+    channel.add_future_job(2, job(2, 20)).unwrap();
+    let message = channel.set_target(hard).unwrap();
+    assert_eq!((message.channel_id, message.maximum_target), (7, hard.to_le_bytes()));
+    assert_eq!(channel.set_target(hard), None);
+
+    let between = mined(&channel, share(&channel, 1), easy, Some(hard), 0);
+    assert_eq!(channel.check_share(&between, NOW).unwrap().work, 16);
+    // The same job under a new id is judged by the new target, and pays nothing twice.
+    let (_, same, tip_1) =
+        channel.active_job().map(|(id, job, tip)| (id, job.clone(), tip.clone())).unwrap();
+    channel.add_active_job(3, same, &tip_1).unwrap();
+    let again = Share { job_id: 3, ..between };
+    assert_eq!(error(channel.check_share(&again, NOW)), ShareError::DifficultyTooLow);
+    let both = mined(&channel, share(&channel, 3), hard, None, 0);
+    assert_eq!(channel.check_share(&both, NOW).unwrap().work, 256);
+    let replayed = Share { job_id: 1, ..both };
+    assert_eq!(error(channel.check_share(&replayed, NOW)), ShareError::DuplicateShare);
+
+    // The future job was sent before the target and gets it all the same.
+    channel.set_new_prev_hash(2, &tip(2, MIN_NTIME, HARD)).unwrap();
+    let between = mined(&channel, share(&channel, 2), easy, Some(hard), 0);
+    assert_eq!(error(channel.check_share(&between, NOW)), ShareError::DifficultyTooLow);
+}
+
+/// A template provider that reconnects sends the same template again, as a new one.
+#[test]
+fn a_template_sent_twice_pays_once() {
+    let mut channel = working(ChannelKind::Extended, HARD);
+    let paid = good(&channel, share(&channel, 1));
+    channel.check_share(&paid, NOW).unwrap();
+    let again = Arc::new(factory().job(50, &template(1), 20).unwrap());
+    channel.add_future_job(50, again).unwrap();
+    channel.set_new_prev_hash(50, &tip(1, MIN_NTIME, HARD)).unwrap();
+    let replayed = Share { job_id: 50, ..paid };
+    assert_eq!(error(channel.check_share(&replayed, NOW)), ShareError::DuplicateShare);
+}
+
+#[test]
+fn the_client_s_maximum_is_a_limit() {
+    let hard = Target::from_expected_hashes(1e6);
+    let mut channel =
+        ServerChannel::new(ChannelOptions { max_target: hard, ..options(ChannelKind::Standard) });
+    assert_eq!(channel.target(), hard);
+    assert_eq!(channel.set_target(Target::MAX), None);
+    assert_eq!(channel.set_max_target(Target::MAX), None);
+    assert!(channel.set_target(Target::DIFFICULTY_1.max(hard)).is_none());
+    let harder = Target::from_expected_hashes(2e6);
+    let message = channel.set_max_target(harder).unwrap();
+    assert_eq!(message.maximum_target, harder.to_le_bytes());
+    assert_eq!((channel.target(), channel.max_target()), (harder, harder));
+}
+
+#[test]
+fn jobs_keep_the_prefix_they_were_sent_with() {
+    for kind in [ChannelKind::Standard, ChannelKind::Extended] {
+        let mut channel = working(kind, HARD);
+        let size = channel.full_extranonce_size();
+        let before = good(&channel, share(&channel, 1));
+        let prefix = Extranonce::new(&[1, 0, 0, 6]).unwrap();
+        channel.set_extranonce_prefix(prefix).unwrap();
+        assert!(channel.check_share(&before, NOW).is_ok());
+        channel.add_active_job(2, job(2, size), &tip(1, MIN_NTIME, HARD)).unwrap();
+        let after = good(&channel, share(&channel, 2));
+        assert!(channel.check_share(&after, NOW).is_ok());
+        let short = Extranonce::new(&[1]).unwrap();
+        assert_eq!(channel.set_extranonce_prefix(short), Err(PrefixError { old: 4, new: 1 }));
+    }
+}
+
+#[test]
+fn standard_jobs_are_sent_with_their_root() {
+    let mut channel = working(ChannelKind::Standard, HARD);
+    channel.add_future_job(2, job(2, 4)).unwrap();
+    let root = |id| channel.job(id).unwrap().merkle_root(&[1, 0, 0, 5], &[]).unwrap();
+    let active = channel.new_mining_job(1).unwrap();
+    assert_eq!((active.channel_id, active.job_id, active.version), (7, 1, VERSION));
+    assert_eq!((active.min_ntime, active.merkle_root), (Some(MIN_NTIME), root(1)));
+    let future = channel.new_mining_job(2).unwrap();
+    assert_eq!((future.min_ntime, future.merkle_root), (None, root(2)));
+    assert_eq!(channel.new_mining_job(3), None);
+    assert_eq!(working(ChannelKind::Extended, HARD).new_mining_job(1), None);
+}
+
+#[test]
+fn a_flood_on_one_job_is_capped() {
+    let mut channel = ServerChannel::new(ChannelOptions {
+        target: Target::MAX,
+        max_shares_per_job: 10,
+        ..options(ChannelKind::Extended)
+    });
+    channel.add_future_job(1, job(1, 20)).unwrap();
+    channel.set_new_prev_hash(1, &tip(1, MIN_NTIME, HARD)).unwrap();
+    let base = share(&channel, 1);
+    for nonce in 0..10 {
+        channel.check_share(&Share { nonce, ..base }, NOW).unwrap();
+    }
+    assert_eq!(
+        error(channel.check_share(&Share { nonce: 10, ..base }, NOW)),
+        ShareError::TooManyShares
+    );
+    assert_eq!(error(channel.check_share(&base, NOW)), ShareError::DuplicateShare);
+    // The next job has its own budget.
+    channel.add_active_job(2, job(2, 20), &tip(1, MIN_NTIME, HARD)).unwrap();
+    assert!(channel.check_share(&Share { job_id: 2, ..base }, NOW).is_ok());
+}
+
+#[test]
+fn acknowledgements_follow_credit() {
+    let mut channel = working(ChannelKind::Standard, HARD);
+    assert_eq!(channel.take_success(), None);
+    channel.credit(5, 3 << 32);
+    channel.credit(6, 4 << 32);
+    assert_eq!(channel.unacknowledged(), 2);
+    let message = channel.take_success().unwrap();
+    assert_eq!((message.channel_id, message.last_sequence_number), (7, 6));
+    assert_eq!((message.new_submits_accepted_count, message.new_shares_sum), (2, 7));
+    assert_eq!(channel.unacknowledged(), 0);
+}
+
+/// The peer's trap, at the channel: opened between template B and its prevhash, it must mine A on A.
+#[test]
+fn a_channel_opened_between_template_and_prev_hash_works_on_the_old_tip() {
+    let mut tracker = TemplateTracker::new();
+    let prev_hash = |template_id, mark| adit_sv2::messages::template_distribution::SetNewPrevHash {
+        template_id,
+        prev_hash: [mark; 32],
+        header_timestamp: MIN_NTIME,
+        n_bits: HARD,
+        target: Target::DIFFICULTY_1.to_le_bytes(),
+    };
+    let future = |id| crate::Template { future: true, ..template(id) };
+    tracker.new_template(&new_template(&future(1)));
+    tracker.set_new_prev_hash(&prev_hash(1, 0xa));
+    tracker.new_template(&new_template(&future(2)));
+
+    let work = tracker.work().unwrap();
+    let mut channel = ServerChannel::new(options(ChannelKind::Extended));
+    let job = Arc::new(factory().job(11, work.template(), 20).unwrap());
+    channel.add_future_job(11, job).unwrap();
+    channel.set_new_prev_hash(11, work.tip()).unwrap();
+    let share = good(&channel, share(&channel, 11));
+    channel.check_share(&share, NOW).unwrap();
+    let solution = channel.solution(&share).unwrap();
+    assert_eq!((solution.template_id, solution.header.prev_hash), (Some(1), [0xa; 32]));
+
+    // B's job comes with B's tip, also where the channel was not told of B before.
+    tracker.set_new_prev_hash(&prev_hash(2, 0xb));
+    let work = tracker.work().unwrap();
+    assert_eq!(channel.set_new_prev_hash(12, work.tip()), Err(JobTableError::UnknownFutureJob(12)));
+    assert!(channel.check_share(&share, NOW).is_err_and(|r| r.error == ShareError::DuplicateShare));
+    let job = Arc::new(factory().job(12, work.template(), 20).unwrap());
+    channel.add_future_job(12, job).unwrap();
+    channel.set_new_prev_hash(12, work.tip()).unwrap();
+    assert_eq!(channel.active_job().unwrap().2.prev_hash, [0xb; 32]);
+}
