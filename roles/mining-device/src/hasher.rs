@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use adit_mining::merkle::merkle_root;
-use adit_mining::{Header, NonceScan, Target, sha256d};
+use adit_mining::{BlockHash, Header, NonceScan, Target, sha256d};
 
 /// What a miner works on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Work {
     /// The engine's own number for this work, told back with each find.
     pub generation: u64,
@@ -33,7 +33,7 @@ pub struct Work {
 }
 
 /// The part of the search space above nonce and version.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Root {
     /// A standard job: the root is given.
     Fixed([u8; 32]),
@@ -65,6 +65,15 @@ pub struct Found {
     pub version: u32,
     /// The counted bytes; empty for a fixed root.
     pub extranonce: Vec<u8>,
+    /// The hash.
+    pub hash: BlockHash,
+}
+
+impl Found {
+    /// Whether the hash meets a network target as well.
+    pub fn is_block(&self, nbits: u32) -> bool {
+        Target::from_nbits(nbits).is_some_and(|target| target.is_met_by(&self.hash))
+    }
 }
 
 /// How much to hash.
@@ -291,7 +300,8 @@ impl Prepared {
     fn scan(&mut self, miner: usize, first: u32, run: u64, found: &dyn Fn(Found)) {
         for offset in 0..run as u32 {
             let nonce = first.wrapping_add(offset);
-            if self.work.target.is_met_by(&self.scan.hash(nonce)) {
+            let hash = self.scan.hash(nonce);
+            if self.work.target.is_met_by(&hash) {
                 found(Found {
                     miner,
                     generation: self.work.generation,
@@ -299,6 +309,7 @@ impl Prepared {
                     ntime: self.ntime,
                     version: self.version,
                     extranonce: self.extranonce.clone(),
+                    hash,
                 });
             }
         }

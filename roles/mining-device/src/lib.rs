@@ -1,3 +1,14 @@
 //! Mining device simulator: SV2 standard, SV2 extended, SV1.
+//!
+//! Each connection is an independent miner with its own channel or V1 session ([`engine`]); all share the hashing
+//! threads ([`hasher`]). The driver ([`Role::run`](adit_service::Role::run)) carries work one way and finds the other.
 
+mod config;
+pub mod engine;
 pub mod hasher;
+mod report;
+mod sv1;
+mod sv2;
+
+pub use config::{Config, HashRate, Mode, Upstream};
+pub use report::{ConnectionReport, Report};

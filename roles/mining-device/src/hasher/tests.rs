@@ -52,7 +52,8 @@ fn every_find_meets_the_target_and_none_comes_twice() {
             let found = finds.recv_timeout(Duration::from_secs(20)).unwrap();
             let work = &works[found.miner];
             assert_eq!(found.generation, work.generation);
-            assert!(target.is_met_by(&hash(work, &found)));
+            assert_eq!(found.hash, hash(work, &found));
+            assert!(target.is_met_by(&found.hash));
             assert!(seen.insert((found.miner, found.version, found.nonce, found.extranonce)));
         }
     }
