@@ -10,7 +10,7 @@ use hyper::header::HeaderValue;
 
 use crate::{Auth, NodeError};
 
-/// The header last used. A cookie changes at each start of the node, so a refused one is read again.
+/// The header last read. A cookie changes at each start of the node.
 pub(crate) struct Credentials {
     auth: Auth,
     header: Mutex<Option<HeaderValue>>,
@@ -21,18 +21,12 @@ impl Credentials {
         Self { auth, header: Mutex::new(None) }
     }
 
-    /// The header to try first.
+    /// The header last read, for a connection that it was good for.
     pub(crate) fn current(&self) -> Result<HeaderValue, NodeError> {
         if let Some(header) = &*self.lock() {
             return Ok(header.clone());
         }
         self.read()
-    }
-
-    /// After a 401: the header read again, or `None` where that is the refused one.
-    pub(crate) fn renewed(&self, refused: &HeaderValue) -> Result<Option<HeaderValue>, NodeError> {
-        let header = self.read()?;
-        Ok((header != *refused).then_some(header))
     }
 
     /// Names what was refused, without the secret.
@@ -45,8 +39,9 @@ impl Credentials {
         })
     }
 
-    fn read(&self) -> Result<HeaderValue, NodeError> {
-        // A file of one line, read at a connect or after a refusal only: not worth a thread of its own.
+    /// The header for a new connection, or after a refusal.
+    pub(crate) fn read(&self) -> Result<HeaderValue, NodeError> {
+        // A file of one line, read for a new connection only: not worth a thread of its own.
         let pair = match &self.auth {
             Auth::Cookie(path) => first_line(path, "cookie_file")?,
             Auth::UserPass { user, password } => format!("{user}:{password}"),

@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinHandle};
 
-use crate::{NodeError, config::Endpoint};
+use crate::{NodeError, config::Endpoint, credentials::Credentials};
 
 /// Connections kept for the next call. More may be open at a time; a waiting call has one to itself.
 const IDLE_CONNECTIONS: usize = 4;
@@ -30,6 +30,8 @@ pub(crate) struct Http {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) body: Vec<u8>,
+    /// What it was asked with.
+    pub(crate) authorization: HeaderValue,
 }
 
 impl Http {
@@ -45,11 +47,11 @@ impl Http {
     pub(crate) async fn post(
         &self,
         body: &Bytes,
-        authorization: &HeaderValue,
+        credentials: &Credentials,
         repeatable: bool,
     ) -> Result<Answer, NodeError> {
         if let Some(connection) = self.kept() {
-            match self.exchange(connection, body, authorization).await {
+            match self.exchange(connection, body, credentials.current()?).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Fatal(e)) => return Err(e),
                 Err(Failure::Lost { may_have_arrived, why }) => {
@@ -67,7 +69,8 @@ impl Http {
             }
         }
         let connection = self.connect().await?;
-        match self.exchange(connection, body, authorization).await {
+        // The node may have been started anew, and it takes its time to refuse the cookie of before.
+        match self.exchange(connection, body, credentials.read()?).await {
             Ok(answer) => Ok(answer),
             Err(Failure::Fatal(e)) => Err(e),
             Err(Failure::Lost { why, .. }) => Err(self.lost(&why)),
@@ -78,9 +81,9 @@ impl Http {
         &self,
         mut connection: Connection,
         body: &Bytes,
-        authorization: &HeaderValue,
+        authorization: HeaderValue,
     ) -> Result<Answer, Failure> {
-        let request = self.request(body, authorization);
+        let request = self.request(body, &authorization);
         if let Err(e) = connection.sender.ready().await {
             return Err(Failure::Lost { may_have_arrived: false, why: e.to_string() });
         }
@@ -94,7 +97,7 @@ impl Http {
         if reusable {
             self.keep(connection);
         }
-        Ok(Answer { status, body })
+        Ok(Answer { status, body, authorization })
     }
 
     fn request(&self, body: &Bytes, authorization: &HeaderValue) -> Request<Full<Bytes>> {

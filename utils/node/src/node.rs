@@ -189,21 +189,18 @@ impl Inner {
         read_answer(method, id, &answer)
     }
 
-    /// Posts `body`, a second time with fresh credentials if the node wants others.
+    /// Posts `body`, a second time if there are other credentials by now than those the node refused.
     async fn exchange(&self, body: &Bytes, repeatable: bool) -> Result<Answer, NodeError> {
-        let header = self.credentials.current()?;
-        let answer = self.http.post(body, &header, repeatable).await?;
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return Ok(answer);
+        let mut answer = self.http.post(body, &self.credentials, repeatable).await?;
+        if answer.status == StatusCode::UNAUTHORIZED
+            && self.credentials.read()? != answer.authorization
+        {
+            answer = self.http.post(body, &self.credentials, repeatable).await?;
         }
-        match self.credentials.renewed(&header)? {
-            Some(header) => self.http.post(body, &header, repeatable).await,
-            None => Ok(answer),
-        }
-        .and_then(|answer| match answer.status {
+        match answer.status {
             StatusCode::UNAUTHORIZED => Err(self.credentials.refusal()),
             _ => Ok(answer),
-        })
+        }
     }
 }
 

@@ -92,12 +92,8 @@ impl Watch {
                         self.tell(TipEvent::Up).await?;
                     }
                     first = false;
-                    let since = Instant::now();
-                    let error = self.follow(tip).await?;
-                    if since.elapsed() > BACK_OFF_MOST {
-                        back_off = BACK_OFF_FIRST;
-                    }
-                    error
+                    back_off = BACK_OFF_FIRST;
+                    self.follow(tip).await?
                 }
                 Err(error) => error,
             };
@@ -129,8 +125,8 @@ impl Watch {
 
     async fn wait(&self, tip: &BlockHash) -> Result<BlockHash, NodeError> {
         match self.node.waitfornewblock(WAIT, tip).await {
-            // The node lives but will not wait for us: looking remains.
-            Err(error @ NodeError::Rpc { .. }) => {
+            // The node lives but will not wait for us (it may have a whitelist of calls): looking remains.
+            Err(error @ (NodeError::Rpc { .. } | NodeError::Credentials(_))) => {
                 tracing::warn!(node = self.node.url(), %error, "no waitfornewblock: new tips come late");
                 std::future::pending().await
             }

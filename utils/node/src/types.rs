@@ -151,9 +151,10 @@ pub struct TemplateTransaction {
 pub enum SubmitResult {
     /// It is the new tip.
     Accepted,
-    /// The node had it already, and it is valid.
+    /// The node had it already and holds it not invalid. It may be the tip, or a block beside the best chain that was
+    /// never judged in full.
     Duplicate,
-    /// The node had it already, not yet judged.
+    /// The node had it already, not yet judged (older nodes).
     DuplicateInconclusive,
     /// Stored but not judged: not on the best chain.
     Inconclusive,
@@ -162,7 +163,8 @@ pub enum SubmitResult {
 }
 
 impl SubmitResult {
-    /// The node has the block and holds it valid. A repeat after a lost answer ends here too.
+    /// The node has the block and nothing against it. A repeat after a lost answer ends here too. Whether it is in the
+    /// best chain is another question.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Accepted | Self::Duplicate)
     }
