@@ -1,1 +1,3 @@
 //! Harness, lab and end-to-end tests of Adit.
+
+pub mod bitcoind;
