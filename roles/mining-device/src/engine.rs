@@ -281,3 +281,6 @@ impl Engine for Device {
 
 /// What an unthrottled miner says of itself before it has measured: one core with SHA instructions.
 const DEFAULT_HASH_RATE: f64 = 5e6;
+
+#[cfg(test)]
+mod tests;
