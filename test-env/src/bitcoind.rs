@@ -6,7 +6,7 @@ mod child;
 mod coins;
 
 pub use child::{spawn_tied, tied};
-pub use coins::{Coin, coins_of, op_true_address, op_true_script, split};
+pub use coins::{Coin, coins_of, op_true_address, op_true_script, spendable_coins, split};
 
 use std::{
     fs::{self, File},

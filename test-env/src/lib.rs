@@ -1,3 +1,4 @@
 //! Harness, lab and end-to-end tests of Adit.
 
 pub mod bitcoind;
+pub mod lab;

@@ -6,7 +6,7 @@ use bitcoin::{
     absolute::LockTime, consensus::encode::serialize_hex, opcodes::all::OP_PUSHNUM_1,
     script::Builder, transaction::Version,
 };
-use bitcoincore_rpc::RpcApi;
+use bitcoincore_rpc::{Client, RpcApi};
 use serde::Deserialize;
 use serde_json::{json, value::to_raw_value};
 
@@ -74,50 +74,55 @@ pub fn coins_of(transaction: &Transaction) -> Vec<Coin> {
         .collect()
 }
 
+/// Coins to [`op_true_script`] in the chain that can be spent now: old enough if from a coinbase, and not spent in the
+/// mempool.
+pub fn spendable_coins(client: &Client) -> Result<Vec<Coin>> {
+    #[derive(Deserialize)]
+    struct Scan {
+        height: usize,
+        unspents: Vec<Unspent>,
+    }
+    #[derive(Deserialize)]
+    struct Unspent {
+        txid: Txid,
+        vout: u32,
+        #[serde(with = "bitcoin::amount::serde::as_btc")]
+        amount: Amount,
+        coinbase: bool,
+        height: usize,
+    }
+    #[derive(Deserialize)]
+    struct Spending {
+        #[serde(rename = "spendingtxid")]
+        by: Option<Txid>,
+    }
+    let descriptor = format!("raw({:x})", op_true_script());
+    let scan: Scan = client.call("scantxoutset", &[json!("start"), json!([descriptor])])?;
+    let mature = |unspent: &Unspent| {
+        !unspent.coinbase || scan.height + 1 - unspent.height >= COINBASE_MATURITY
+    };
+    let unspents: Vec<_> = scan.unspents.iter().filter(|unspent| mature(unspent)).collect();
+    if unspents.is_empty() {
+        return Ok(Vec::new());
+    }
+    let outpoints: Vec<_> =
+        unspents.iter().map(|u| json!({ "txid": u.txid, "vout": u.vout })).collect();
+    let spending: Vec<Spending> = client.call("gettxspendingprevout", &[json!(outpoints)])?;
+    Ok(unspents
+        .iter()
+        .zip(spending)
+        .filter(|(_, spending)| spending.by.is_none())
+        .map(|(unspent, _)| Coin {
+            outpoint: OutPoint { txid: unspent.txid, vout: unspent.vout },
+            value: unspent.amount,
+        })
+        .collect())
+}
+
 impl Bitcoind {
-    /// Coins in the chain that can be spent now: old enough if from a coinbase, and not spent in the mempool.
+    /// Coins that can be spent now, see [`spendable_coins`].
     pub fn coins(&self) -> Result<Vec<Coin>> {
-        #[derive(Deserialize)]
-        struct Scan {
-            height: usize,
-            unspents: Vec<Unspent>,
-        }
-        #[derive(Deserialize)]
-        struct Unspent {
-            txid: Txid,
-            vout: u32,
-            #[serde(with = "bitcoin::amount::serde::as_btc")]
-            amount: Amount,
-            coinbase: bool,
-            height: usize,
-        }
-        #[derive(Deserialize)]
-        struct Spending {
-            #[serde(rename = "spendingtxid")]
-            by: Option<Txid>,
-        }
-        let client = self.client()?;
-        let descriptor = format!("raw({:x})", op_true_script());
-        let scan: Scan = client.call("scantxoutset", &[json!("start"), json!([descriptor])])?;
-        let mature = |unspent: &Unspent| {
-            !unspent.coinbase || scan.height + 1 - unspent.height >= COINBASE_MATURITY
-        };
-        let unspents: Vec<_> = scan.unspents.iter().filter(|unspent| mature(unspent)).collect();
-        if unspents.is_empty() {
-            return Ok(Vec::new());
-        }
-        let outpoints: Vec<_> =
-            unspents.iter().map(|u| json!({ "txid": u.txid, "vout": u.vout })).collect();
-        let spending: Vec<Spending> = client.call("gettxspendingprevout", &[json!(outpoints)])?;
-        Ok(unspents
-            .iter()
-            .zip(spending)
-            .filter(|(_, spending)| spending.by.is_none())
-            .map(|(unspent, _)| Coin {
-                outpoint: OutPoint { txid: unspent.txid, vout: unspent.vout },
-                value: unspent.amount,
-            })
-            .collect())
+        spendable_coins(&self.client()?)
     }
 
     /// Puts transactions into the mempool. One that is refused fails the whole, with the node's reason.
