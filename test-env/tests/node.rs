@@ -297,7 +297,9 @@ async fn the_tip_is_followed_through_a_power_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_and_warm_up() {
-    let mut bitcoind = regtest();
+    // It checks all its blocks at each start, so that the warm-up lasts.
+    let extra_args = vec!["-checkblocks=0".into(), "-checklevel=4".into()];
+    let mut bitcoind = Bitcoind::start(Options { extra_args, ..Options::default() }).unwrap();
     let node = bitcoind.node();
     let height = 500;
     bitcoind.generate(height).unwrap();
