@@ -11,6 +11,7 @@
 //! | give out extranonces | [`ExtranonceAllocator`] → [`Extranonce`] |
 //! | be the server of a channel | [`ServerChannel`]: jobs in, [`ServerChannel::check_share`], acknowledgements, [`Solution`] |
 //! | be the client of a channel | [`ClientChannel`]: messages in, [`ClientChannel::active`], [`ClientChannel::check_share`] |
+//! | choose share targets | [`Vardiff`]: shares and time in, targets out |
 //! | hash | [`Job::merkle_root`], [`Job::header`], [`Header::hash`], [`NonceScan`], [`sha256d`] |
 //! | count difficulty | [`Target`]; work is expected hashes (`u128`), one unit of difficulty is 2^32 of them |
 //!
@@ -32,7 +33,8 @@
 //! # Hot path
 //!
 //! [`ServerChannel::check_share`], [`credit`](ServerChannel::credit) and
-//! [`ClientChannel::check_share`] neither allocate nor format in the steady state.
+//! [`ClientChannel::check_share`] neither allocate nor format in the steady state, nor do
+//! [`Vardiff::on_share`] and [`Vardiff::poll`].
 //!
 //! [spec 5.3.21]: https://github.com/stratum-mining/sv2-spec/blob/main/05-Mining-Protocol.md#5321-settarget-server---client
 
@@ -48,6 +50,7 @@ pub mod target;
 pub mod template;
 #[cfg(test)]
 mod testing;
+pub mod vardiff;
 
 pub use channel::{ActiveWork, ChannelKind, ClientChannel, JobNews, ServerChannel, Solution};
 pub use coinbase::{Coinbase, CoinbaseError, Payouts};
@@ -58,3 +61,4 @@ pub use sha256::sha256d;
 pub use share::{AcceptedShare, RejectedShare, Share, ShareError};
 pub use target::Target;
 pub use template::{Template, TemplateEvent, TemplateTracker, Tip, Work};
+pub use vardiff::{TargetLimits, Vardiff, VardiffOptions};
