@@ -1,6 +1,7 @@
 //! All miners of the process: one connection each, nothing shared but the count of shares that ends the run.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Instant;
 
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
@@ -35,6 +36,17 @@ pub enum Effect {
     Work(usize, Option<Work>),
     /// The run is over.
     Finished(Outcome),
+}
+
+/// The connection of the miner with this index.
+#[derive(Clone, Copy)]
+pub struct Link(pub usize);
+
+impl fmt::Debug for Link {
+    /// The same for all: it is a metric's label.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upstream")
+    }
 }
 
 /// How the run ended.
@@ -231,14 +243,13 @@ impl Device {
 }
 
 impl Engine for Device {
-    /// Index of the miner.
-    type Link = usize;
+    type Link = Link;
     type Effect = Effect;
 
     fn handle(
         &mut self,
         peer: PeerId,
-        index: usize,
+        Link(index): Link,
         event: Event<'_>,
         now: Now,
         out: &mut Outbox<Effect>,

@@ -4,6 +4,7 @@
 //! threads ([`hasher`]). The driver ([`Role::run`](adit_service::Role::run)) carries work one way and finds the other.
 
 mod config;
+mod driver;
 pub mod engine;
 pub mod hasher;
 mod report;
@@ -11,4 +12,5 @@ mod sv1;
 mod sv2;
 
 pub use config::{Config, HashRate, Mode, Upstream};
+pub use driver::run;
 pub use report::{ConnectionReport, Report};

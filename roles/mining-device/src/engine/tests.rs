@@ -42,7 +42,7 @@ impl Bench {
     }
 
     fn event(&mut self, event: Event<'_>) {
-        self.device.handle(PEER, 0, event, self.now, &mut self.out);
+        self.device.handle(PEER, Link(0), event, self.now, &mut self.out);
     }
 
     fn receive<'m>(&mut self, message: &impl Message<'m>) {

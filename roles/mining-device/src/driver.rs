@@ -1,0 +1,165 @@
+//! The threads and tasks around the engine.
+
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use adit_service::Context;
+use adit_transport::{
+    DialOptions, DialState, DialTarget, Hub, HubOptions, Protocol, TransportMetrics,
+};
+use anyhow::{Context as _, Result, bail};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Upstream};
+use crate::engine::{Device, Effect, Link, Outcome};
+use crate::hasher::{Effort, Hasher};
+use crate::report::Report;
+
+/// Mines until the run is over or the process is told to stop.
+///
+/// # Errors
+/// Where the run ended badly: the reason that `--strict` asks for, or too few shares before the end.
+pub async fn run(config: Config, cx: Context) -> Result<()> {
+    let upstream = config.upstream().map_err(anyhow::Error::msg).context("--connect")?;
+    let (target, protocol) = match &upstream {
+        Upstream::Sv2(url) => (DialTarget::from(url), Protocol::Noise),
+        Upstream::Sv1 { host, port } => {
+            (DialTarget { host: host.clone(), port: *port, authority_key: None }, Protocol::Lines)
+        }
+    };
+    let metrics = cx.metrics.register(TransportMetrics::register);
+    let counters = cx.metrics.register(Counters::register);
+    let miners = config.connections as usize;
+
+    let hub_of_hasher: Arc<OnceLock<Hub<Device>>> = Arc::default();
+    let effort =
+        Effort { threads: config.threads.into(), hash_rate: config.hashrate.map(|rate| rate.0) };
+    let found = Arc::clone(&hub_of_hasher);
+    let hasher = Hasher::start(miners, effort, move |find| {
+        if let Some(hub) = found.get() {
+            // Where the engine has failed the run ends by itself.
+            let _ = hub.try_with(|device, _, out| device.found(&find, out));
+        }
+    })
+    .context("starting the hashing threads")?;
+
+    let (finished, mut outcomes) = mpsc::channel::<Outcome>(1);
+    let slots = hasher.slots();
+    let on_effect = move |effect| match effect {
+        Effect::Work(miner, work) => slots.set(miner, work),
+        // Only the first outcome counts, and the engine has only one.
+        Effect::Finished(outcome) => drop(finished.try_send(outcome)),
+    };
+    let connections = CancellationToken::new();
+    let options = HubOptions { cancel: cx.shutdown.clone(), ..HubOptions::default() };
+    let device = Device::new(config.clone(), &upstream, Instant::now());
+    let hub = Hub::new(device, on_effect, metrics, options);
+    let _ = hub_of_hasher.set(hub.clone());
+
+    let report = {
+        let (hub, slots) = (hub.clone(), hasher.slots());
+        move || -> Option<Report> {
+            hub.try_with(|device, now, _| device.report(slots.hashes(), now.instant)).ok()
+        }
+    };
+    let status = report.clone();
+    cx.set_status(move || serde_json::to_value(status()).unwrap_or_default());
+
+    let mut dialing = JoinSet::new();
+    for miner in 0..miners {
+        let (target, told) = (target.clone(), hub.clone());
+        dialing.spawn(hub.keep_dialed(
+            Link(miner),
+            protocol,
+            move || target.clone(),
+            DialOptions::default(),
+            connections.clone(),
+            move |state| {
+                if let DialState::Waiting { reason, .. } = state {
+                    let _ =
+                        told.try_with(|device, _, out| device.not_connected(miner, reason, out));
+                }
+            },
+        ));
+    }
+
+    let mut looks = tokio::time::interval(LOOK);
+    let outcome = loop {
+        tokio::select! {
+            Some(outcome) = outcomes.recv() => break outcome,
+            () = cx.shutdown.cancelled() => {
+                hub.with(|device, _, out| device.stop(out));
+            }
+            failed = hub.failed() => return Err(failed.into()),
+            _ = looks.tick() => {
+                let (mining, shares) = hub.with(|device, _, _| (device.mining(), device.shares()));
+                counters.update(shares, hasher.slots().hashes());
+                let missing = format!("{mining} of {miners} connections have work");
+                cx.readiness.set("work", if mining == miners { Ok(()) } else { Err(missing) });
+            }
+        }
+    };
+
+    let last = report().context("the engine has failed")?;
+    // What was said last, such as CloseChannel, is still delivered.
+    connections.cancel();
+    let _ = timeout(FAREWELL, dialing.join_all()).await;
+    drop(hasher);
+    if config.json {
+        let mut line = serde_json::to_vec(&last)?;
+        line.push(b'\n');
+        std::io::stdout().write_all(&line).context("writing the report")?;
+    }
+    tracing::info!(
+        shares_accepted = last.shares_accepted,
+        shares_rejected = last.shares_rejected,
+        hashrate = last.hashrate,
+        "{}",
+        outcome.reason
+    );
+    if !outcome.ok {
+        bail!("{}", outcome.reason);
+    }
+    Ok(())
+}
+
+/// Between two looks at how it is doing.
+const LOOK: Duration = Duration::from_millis(100);
+/// For closing connections in an orderly way.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// `adit_mining_device_*`.
+#[derive(Clone, Default)]
+struct Counters {
+    accepted: Counter,
+    rejected: Counter,
+    hashes: Counter,
+}
+
+impl Counters {
+    fn register(registry: &mut prometheus_client::registry::Registry) -> Self {
+        let counters = Self::default();
+        let registry = registry.sub_registry_with_prefix("mining_device");
+        let mut add = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone())
+        };
+        add("shares_accepted", "Shares acknowledged", &counters.accepted);
+        add("shares_rejected", "Shares rejected", &counters.rejected);
+        add("hashes", "Hashes done", &counters.hashes);
+        counters
+    }
+
+    fn update(&self, (accepted, rejected): (u64, u64), hashes: u64) {
+        let set = |counter: &Counter, total: u64| {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        };
+        set(&self.accepted, accepted);
+        set(&self.rejected, rejected);
+        set(&self.hashes, hashes);
+    }
+}
