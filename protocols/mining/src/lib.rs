@@ -52,11 +52,14 @@ pub mod template;
 mod testing;
 pub mod vardiff;
 
-pub use channel::{ActiveWork, ChannelKind, ClientChannel, JobNews, ServerChannel, Solution};
+pub use channel::{
+    Acceptance, ActiveWork, ChannelKind, ChannelOptions, ClientChannel, ClientError, JobNews,
+    JobTableError, ServerChannel, Solution,
+};
 pub use coinbase::{Coinbase, CoinbaseError, Payouts};
 pub use extranonce::{Extranonce, ExtranonceAllocator};
 pub use header::{BlockHash, Header, NonceScan};
-pub use job::{Job, JobFactory, JobIds, JobSet};
+pub use job::{Job, JobError, JobFactory, JobIds, JobParts, JobSet};
 pub use sha256::sha256d;
 pub use share::{AcceptedShare, RejectedShare, Share, ShareError};
 pub use target::Target;
