@@ -60,7 +60,7 @@ pub enum Event<'a> {
     },
     /// A whole frame, decrypted.
     Frame(Header, &'a [u8]),
-    /// A whole line, without its line end.
+    /// A whole line, without its line end (LF or CR LF). Blank lines are not reported.
     Line(&'a [u8]),
     /// The connection is gone and its id will not be seen again. Not sent for what the engine closed itself.
     Closed(&'a str),
@@ -102,6 +102,14 @@ pub(crate) enum Order {
     Say(PeerId, Range<usize>),
     /// Close once everything said before is delivered.
     Close(PeerId, &'static str),
+}
+
+impl Order {
+    pub(crate) fn peer(&self) -> PeerId {
+        match self {
+            Self::Say(peer, _) | Self::Close(peer, _) => *peer,
+        }
+    }
 }
 
 impl<E> Default for Outbox<E> {
@@ -190,6 +198,27 @@ impl<E> Outbox<E> {
                 Order::Close(peer, reason) => visit(Delivery::Close(peer, reason)),
             }
         }
+        self.clear_bytes();
+    }
+
+    /// Orders so far: a place for [`closes_since`](Self::closes_since).
+    pub(crate) fn place(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// Whether a connection was closed since a place.
+    pub(crate) fn closes_since(&self, place: usize, peer: PeerId) -> bool {
+        self.orders[place..].iter().any(|o| matches!(o, Order::Close(p, _) if *p == peer))
+    }
+
+    /// Takes what is to be said; [`restore`](Self::restore) gives the memory back.
+    pub(crate) fn take_orders(&mut self) -> (Vec<Order>, Vec<u8>) {
+        (std::mem::take(&mut self.orders), std::mem::take(&mut self.bytes))
+    }
+
+    pub(crate) fn restore(&mut self, mut orders: Vec<Order>, bytes: Vec<u8>) {
+        orders.clear();
+        (self.orders, self.bytes) = (orders, bytes);
         self.clear_bytes();
     }
 

@@ -1,0 +1,161 @@
+//! The task of one connection: reads while the connection can take what it is sent, else sends.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::Notify;
+
+use crate::hub::Inner;
+use crate::reader::{Batch, Reader};
+use crate::state::LinkShared;
+use crate::{CloseReason, Engine, PeerId};
+
+/// Bytes read at once. One buffer for each thread of the runtime, none for a connection.
+const READ_AT_ONCE: usize = 64 << 10;
+/// How long and how much is read from a peer after this end has said its last, so that the kernel does not throw away
+/// what the peer has not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// What the lock's holder tells the connection's task.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    /// Reading.
+    Open,
+    /// Something is spilled: send it, do not read.
+    Stalled,
+    /// Closed by this end: let the peer read what is on its way.
+    Lingers,
+    /// Closed.
+    Dropped,
+}
+
+/// What the lock's holder and the connection's task share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    mode: AtomicU8,
+    changed: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { mode: AtomicU8::new(Mode::Open as u8), changed: Notify::new() })
+    }
+
+    /// For the lock's holder only.
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Acquire) {
+            0 => Mode::Open,
+            1 => Mode::Stalled,
+            2 => Mode::Lingers,
+            _ => Mode::Dropped,
+        }
+    }
+}
+
+/// The receiving side of one connection.
+pub(crate) struct Connection<E: Engine> {
+    pub(crate) inner: Arc<Inner<E>>,
+    pub(crate) peer: PeerId,
+    pub(crate) read: OwnedReadHalf,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) common: Arc<LinkShared>,
+    pub(crate) reader: Reader,
+    /// The client may have been refused by us without a word, if it leaves before its first frame.
+    pub(crate) unspoken: bool,
+}
+
+impl<E: Engine> Connection<E> {
+    pub(crate) async fn run(mut self) {
+        loop {
+            match self.shared.mode() {
+                Mode::Open => self.read().await,
+                Mode::Stalled => tokio::select! {
+                    () = self.shared.changed.notified() => {}
+                    // Errors show when written to.
+                    _ = self.read.ready(Interest::WRITABLE) => self.inner.flush(self.peer),
+                },
+                Mode::Lingers => {
+                    let _ = tokio::time::timeout(LINGER, discard(&mut self.read)).await;
+                    return;
+                }
+                Mode::Dropped => return,
+            }
+        }
+    }
+
+    /// Reads until the mode changes.
+    async fn read(&mut self) {
+        let shared = self.shared.clone();
+        let mut changed = pin!(shared.changed.notified());
+        poll_fn(|cx| {
+            if changed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // Ends when nothing is there or the runtime wants others to have their turn.
+            while shared.mode() == Mode::Open {
+                ready!(self.poll_batch(cx));
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// One read, and all messages in it.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        thread_local! {
+            static SCRATCH: RefCell<(Vec<u8>, Batch)> =
+                RefCell::new((vec![0; READ_AT_ONCE], Batch::default()));
+        }
+        SCRATCH.with_borrow_mut(|(scratch, batch)| {
+            let mut buf = ReadBuf::new(scratch);
+            let result = ready!(Pin::new(&mut self.read).poll_read(cx, &mut buf));
+            let received = buf.filled().len();
+            let chunk = &mut scratch[..received];
+            let was_incomplete = self.reader.is_incomplete();
+            let fault = match result {
+                Err(error) => Some(CloseReason::from(error)),
+                Ok(()) if received == 0 && self.unspoken => {
+                    Some(CloseReason::PeerClosedAfterHandshake)
+                }
+                Ok(()) if received == 0 => Some(CloseReason::PeerClosed),
+                Ok(()) => self.reader.feed(chunk, batch).err(),
+            };
+            let incomplete = self.reader.is_incomplete();
+            self.common.metrics.bytes_in.inc_by(received as u64);
+            self.common.metrics.messages_in.inc_by(batch.len() as u64);
+            self.unspoken &= batch.is_empty();
+            if !batch.is_empty() || fault.is_some() || incomplete != was_incomplete {
+                self.inner.receive(self.peer, batch, chunk, incomplete, fault);
+            }
+            batch.clear();
+            Poll::Ready(())
+        })
+    }
+}
+
+/// Reads to nowhere until the peer has closed, too.
+async fn discard(read: &mut OwnedReadHalf) {
+    use tokio::io::AsyncReadExt;
+    let mut nowhere = [0; 512];
+    let mut total = 0;
+    while let Ok(received @ 1..) = read.read(&mut nowhere).await {
+        total += received;
+        if total > LINGER_BYTES {
+            return;
+        }
+    }
+}
