@@ -1,0 +1,284 @@
+//! The pool as a program: the engine between sockets, the store and the pages about it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use adit_service::{ConfigError, Context, Role};
+use adit_sv2::noise::Validity;
+use adit_transport::{
+    AddressLimits, ConnectionLimits, DialOptions, DialState, DialTarget, Hub, HubOptions,
+    ListenLimits, NoiseServer, Protocol, TransportMetrics,
+};
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, EXAMPLE, Listen};
+use crate::engine::{Effect, Link, PoolEngine};
+use crate::metrics::Metrics;
+use crate::store::{self, Progress, Queue, Store};
+
+/// The role, for the binary and for programs that run a pool inside.
+#[derive(Debug)]
+pub struct Pool;
+
+/// How often readiness is asked for.
+const READINESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Blocks and workers that `/status` lists.
+const MAX_SHOWN: usize = 100;
+/// How often the totals of `/status` are read from the store at most: with many workers that takes a while.
+const TOTALS_AGE: Duration = Duration::from_secs(1);
+/// Certificates are valid from so long before they are made, in seconds: for clients whose clock is behind.
+const CERTIFICATE_BACKDATE: u32 = 300;
+
+impl Role for Pool {
+    const NAME: &'static str = "pool";
+    const ABOUT: &'static str = "Stratum V2 pool";
+    const EXAMPLE: &'static str = EXAMPLE;
+    type Config = Config;
+
+    fn check(config: &Config) -> Result<(), ConfigError> {
+        config.check()
+    }
+
+    async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
+        run(config, cx).await
+    }
+}
+
+/// Works until `cx.shutdown`. The readiness conditions are `template provider`, `template` and `store`; the listener is
+/// named `miners`.
+///
+/// # Errors
+/// The store cannot be opened, the address cannot be listened on, or the engine failed.
+pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
+    let metrics = Metrics::default();
+    cx.metrics.register(|registry| metrics.register(registry));
+    let transport = cx.metrics.register(TransportMetrics::register);
+
+    let path = config.store.path.to_path_buf();
+    let store = tokio::task::spawn_blocking(move || Store::open(&path)).await??;
+    let pending = store.pending_blocks()?;
+    if !pending.is_empty() {
+        tracing::info!(blocks = pending.len(), "blocks of former runs are submitted again");
+    }
+    let store = Arc::new(store);
+    let queue = Arc::new(Queue::default());
+
+    let engine = PoolEngine::new(&config, metrics.clone(), pending)?;
+    let on_effect = {
+        let (queue, metrics) = (queue.clone(), metrics.clone());
+        move |effect| match effect {
+            Effect::Store(record) => queue.push(record),
+            Effect::FannedOut(since) => metrics.fanned_out(since.elapsed()),
+        }
+    };
+    // Ends last: connections are closed by the tokens of their listeners and dialers.
+    let end = CancellationToken::new();
+    let _end = end.clone().drop_guard();
+    let hub =
+        Hub::new(engine, on_effect, transport, HubOptions { cancel: end, ..HubOptions::default() });
+    let writer = spawn_writer(&store, &queue, &hub, &metrics, &cx)?;
+    let _stop_writer = StopWriter { queue: queue.clone(), writer: Some(writer) };
+
+    let listener = TcpListener::bind(config.listen.address)
+        .await
+        .with_context(|| format!("listen.address: cannot listen on {}", config.listen.address))?;
+    let validity = Validity {
+        seconds: config.authority.cert_validity_hours * 3_600,
+        backdate: CERTIFICATE_BACKDATE,
+    };
+    let server = Arc::new(NoiseServer::new(config.authority.load()?, validity)?);
+    let payout = config.payout()?.describe(config.network.into());
+    tracing::info!(payout, authority_key = %server.authority(), "miners connect with this authority key");
+    cx.listening("miners", listener.local_addr()?);
+    set_status(&cx, &hub, &store, payout, server.authority().to_string());
+
+    let mut tasks = JoinSet::new();
+    for (index, provider) in config.template_provider.iter().enumerate() {
+        let url = provider.url().map_err(anyhow::Error::msg)?;
+        if url.authority.is_none() {
+            tracing::warn!(
+                provider = provider.address,
+                "no authority_key: anybody could answer in its place"
+            );
+        }
+        tasks.spawn(keep_provider(hub.clone(), index, DialTarget::from(&url), &cx));
+    }
+    let limits = listen_limits(&config.listen);
+    tasks.spawn(hub.serve_noise(listener, Link::Miner, server, limits, cx.shutdown.clone()));
+    tasks.spawn(watch(hub.clone(), cx.clone()));
+
+    let failed = hub.failed();
+    tokio::select! {
+        () = cx.shutdown.cancelled() => {}
+        failed = failed => return Err(failed.into()),
+    }
+    while let Some(joined) = tasks.join_next().await {
+        joined?;
+    }
+    Ok(())
+}
+
+/// The thread that stores, and what it reports.
+fn spawn_writer(
+    store: &Arc<Store>,
+    queue: &Arc<Queue>,
+    hub: &Hub<PoolEngine>,
+    metrics: &Metrics,
+    cx: &Context,
+) -> anyhow::Result<JoinHandle<()>> {
+    let (hub, metrics, readiness) = (hub.clone(), metrics.clone(), cx.readiness.clone());
+    readiness.ok("store");
+    let report = move |progress: Progress<'_>| match progress {
+        Progress::Stored { shares, blocks, took } => {
+            metrics.committed(took);
+            readiness.ok("store");
+            // An engine that failed has nobody to tell.
+            let _ = hub.try_with(|engine, now, out| engine.stored(shares, blocks, now, out));
+        }
+        Progress::Failing(error) => readiness.waiting_for("store", error.to_string()),
+    };
+    Ok(store::spawn(store.clone(), queue.clone(), report)?)
+}
+
+/// Lets the writer store what there is, also where the pool ends with an error.
+struct StopWriter {
+    queue: Arc<Queue>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for StopWriter {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(Err(_)) = self.writer.take().map(JoinHandle::join) {
+            tracing::error!("the thread that stores shares has failed");
+        }
+    }
+}
+
+fn keep_provider(
+    hub: Hub<PoolEngine>,
+    index: usize,
+    target: DialTarget,
+    cx: &Context,
+) -> impl Future<Output = ()> + Send + use<> {
+    let options = DialOptions { connection: ConnectionLimits::bulk(), ..DialOptions::default() };
+    let link = Link::TemplateProvider(index);
+    let on_state = {
+        let hub = hub.clone();
+        move |state: DialState<'_>| {
+            if let DialState::Waiting { reason, .. } = state {
+                let _ = hub
+                    .try_with(|engine, _, _| engine.provider_unreachable(index, reason.to_owned()));
+            }
+        }
+    };
+    hub.keep_dialed(
+        link,
+        Protocol::Noise,
+        move || target.clone(),
+        options,
+        cx.shutdown.clone(),
+        on_state,
+    )
+}
+
+/// Says what the pool waits for.
+async fn watch(hub: Hub<PoolEngine>, cx: Context) {
+    let mut interval = interval(READINESS_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cx.shutdown.cancelled() => return,
+            _ = interval.tick() => {}
+        }
+        let Ok(readiness) = hub.try_with(|engine, _, _| engine.readiness()) else { return };
+        cx.readiness.set("template provider", readiness.template_provider);
+        cx.readiness.set("template", readiness.template);
+    }
+}
+
+fn set_status(
+    cx: &Context,
+    hub: &Hub<PoolEngine>,
+    store: &Arc<Store>,
+    payout: String,
+    authority_key: String,
+) {
+    // The pages may outlive the pool, whose file must be free by then.
+    let (hub, store) = (hub.clone(), Arc::downgrade(store));
+    let totals = Mutex::new((tokio::time::Instant::now(), None));
+    cx.set_status(move || {
+        let mut state = hub.try_with(|engine, now, _| engine.status(now)).unwrap_or(Value::Null);
+        if let Value::Object(state) = &mut state {
+            state.insert("payout".to_owned(), payout.clone().into());
+            state.insert("authority_key".to_owned(), authority_key.clone().into());
+            if let Some(store) = store.upgrade() {
+                state.insert("work".to_owned(), cached_totals(&store, lock(&totals)));
+                state.insert("blocks".to_owned(), blocks(&store));
+            }
+        }
+        state
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cached_totals(
+    store: &Store,
+    mut cached: MutexGuard<'_, (tokio::time::Instant, Option<Value>)>,
+) -> Value {
+    let (at, value) = &mut *cached;
+    if at.elapsed() >= TOTALS_AGE || value.is_none() {
+        let read = store.totals(MAX_SHOWN).map(|totals| json!(totals));
+        *value = Some(read.unwrap_or_else(|error| json!({ "error": error.to_string() })));
+        *at = tokio::time::Instant::now();
+    }
+    value.clone().unwrap_or_default()
+}
+
+fn blocks(store: &Store) -> Value {
+    let blocks = match store.blocks(MAX_SHOWN) {
+        Ok(blocks) => blocks,
+        Err(error) => return json!({ "error": error.to_string() }),
+    };
+    let blocks = blocks.iter().map(|block| {
+        json!({
+            "hash": block.display_hash(),
+            "height": block.height,
+            "state": block.state,
+            "found_unix_ms": block.found_unix_ms,
+            "account": block.account,
+            "worker": block.worker,
+            "channel_id": block.channel_id,
+            "extranonce_prefix": block.extranonce_prefix.iter().map(|b| format!("{b:02x}")).collect::<String>(),
+            "template_id": block.template_id,
+        })
+    });
+    blocks.collect()
+}
+
+fn listen_limits(listen: &Listen) -> ListenLimits {
+    let limits = ListenLimits::default();
+    let everyone = u32::try_from(listen.max_connections).unwrap_or(u32::MAX);
+    ListenLimits {
+        max_connections: listen.max_connections,
+        address: AddressLimits {
+            connections: listen.max_connections_per_address,
+            ..limits.address
+        },
+        loopback: AddressLimits { connections: everyone, ..limits.loopback },
+        connection: ConnectionLimits { max_payload: MAX_PAYLOAD, ..limits.connection },
+        ..limits
+    }
+}
+
+/// Bytes of the largest frame that a miner sends: a custom job, or a list of extensions.
+const MAX_PAYLOAD: usize = 300_000;

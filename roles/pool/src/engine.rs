@@ -1,0 +1,190 @@
+//! The pool's logic: frames of miners and template providers in, frames and records to store out. No sockets, no disk.
+//!
+//! A share is answered when it is refused, or once it is stored: the driver calls [`PoolEngine::stored`] with what is on
+//! disk. A block is stored before it is submitted, and submitted until it is in the chain or overtaken.
+
+mod blocks;
+mod channel;
+mod downstream;
+mod open;
+mod shares;
+mod status;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod work;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use adit_mining::{ExtranonceAllocator, Payouts};
+use adit_service::ConfigError;
+use adit_transport::{Engine, Event, Now, Outbox, PeerId};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::store::{FoundBlock, Record};
+
+pub use status::Readiness;
+
+use blocks::Solutions;
+use downstream::Miner;
+use shares::Ledger;
+use upstream::Provider;
+use work::Bench;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Link {
+    /// A miner or proxy below us.
+    Miner,
+    /// The template provider with this index in the configuration.
+    TemplateProvider(usize),
+}
+
+/// What the engine asks of its driver besides bytes.
+#[derive(Debug)]
+pub enum Effect {
+    /// Push this into the store's queue.
+    Store(Record),
+    /// A new previous hash was written to every miner; it had come at this time.
+    FannedOut(Instant),
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct PoolEngine {
+    miners: BTreeMap<PeerId, Miner>,
+    providers: Vec<Provider>,
+    /// Index of the provider whose work is in force.
+    active: Option<usize>,
+    core: Core,
+    next_scan: Option<Instant>,
+}
+
+/// What handling a single miner needs besides that miner.
+#[derive(Debug)]
+struct Core {
+    settings: Settings,
+    metrics: Metrics,
+    extranonces: ExtranonceAllocator,
+    bench: Bench,
+    ledger: Ledger,
+    solutions: Solutions,
+    /// By index, as the store knows them.
+    provider_names: Vec<String>,
+    /// Channels that are open or wait for a first template.
+    channels: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    shares_per_minute: f64,
+    start_hashrate: f64,
+    min_hashrate: f64,
+    vardiff: bool,
+    allow_above_network_difficulty: bool,
+    ack_batch: u32,
+    ack_interval: Duration,
+    max_channels: u32,
+    max_channels_per_connection: usize,
+    open_deadline: Duration,
+    output_size: u32,
+    output_sigops: u16,
+}
+
+/// How often each connection and channel is looked at for deadlines and difficulty.
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes of an extranonce prefix behind the `server_id`: 16 million channels.
+const SLICE_LEN: usize = 3;
+
+impl PoolEngine {
+    /// A pool without connections. `pending` are the blocks of former runs whose fate is not known.
+    ///
+    /// # Errors
+    /// The configuration cannot work; [`Config::check`] would have said so.
+    pub fn new(
+        config: &Config,
+        metrics: Metrics,
+        pending: Vec<FoundBlock>,
+    ) -> Result<Self, ConfigError> {
+        let payout = config.payout()?;
+        let payouts = Payouts::single(payout.script().to_bytes());
+        let settings = Settings {
+            shares_per_minute: config.shares.per_minute,
+            start_hashrate: config.shares.start_hashrate,
+            min_hashrate: config.shares.min_hashrate,
+            vardiff: config.shares.vardiff,
+            allow_above_network_difficulty: config.allow_above_network_difficulty(),
+            ack_batch: config.shares.ack_batch,
+            ack_interval: Duration::from_millis(config.shares.ack_interval_ms),
+            max_channels: config.channels.max,
+            max_channels_per_connection: config.channels.max_per_connection as usize,
+            open_deadline: Duration::from_secs(config.channels.open_deadline_secs),
+            output_size: payouts.serialized_len() as u32,
+            output_sigops: payout.sigops(),
+        };
+        let providers = config.template_provider.iter().enumerate().map(|(index, provider)| {
+            let key = format!("template_provider[{index}].address");
+            let url = provider.url().map_err(|message| ConfigError::new(key, message))?;
+            metrics.template_provider(&provider.address, false);
+            Ok(Provider::new(provider.address.clone(), url))
+        });
+        let extranonces = ExtranonceAllocator::new(&[config.coinbase.server_id], SLICE_LEN)
+            .expect("a head of one byte and a slice of three");
+        Ok(Self {
+            miners: BTreeMap::new(),
+            providers: providers.collect::<Result<_, _>>()?,
+            active: None,
+            core: Core {
+                settings,
+                metrics,
+                extranonces,
+                bench: Bench::new(config.coinbase.tag.as_bytes(), payouts),
+                ledger: Ledger::default(),
+                solutions: Solutions::new(pending),
+                provider_names: config
+                    .template_provider
+                    .iter()
+                    .map(|p| p.address.clone())
+                    .collect(),
+                channels: 0,
+            },
+            next_scan: None,
+        })
+    }
+}
+
+impl Engine for PoolEngine {
+    type Link = Link;
+    type Effect = Effect;
+
+    fn handle(
+        &mut self,
+        peer: PeerId,
+        link: Link,
+        event: Event<'_>,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        match link {
+            Link::Miner => self.miner_event(peer, event, now, out),
+            Link::TemplateProvider(index) if index < self.providers.len() => {
+                self.provider_event(index, peer, event, now, out);
+            }
+            Link::TemplateProvider(_) => out.close(peer, "no such template provider"),
+        }
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        self.provider_tick(now, out);
+        self.announce_futures(now, out);
+        self.acknowledge_due(now, out);
+        self.core.solutions.tick(&self.providers, now, out);
+        if self.next_scan.is_none_or(|due| now.instant >= due) {
+            self.next_scan = Some(now.instant + SCAN_INTERVAL);
+            self.scan_miners(now, out);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A channel of ours: the protocol's channel, whose work it is, and its difficulty.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit_mining::vardiff::{TargetLimits, Vardiff, VardiffOptions};
+use adit_mining::{ServerChannel, Target};
+use adit_sv2::messages::mining::SetTarget;
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::{Core, Effect, work};
+use crate::metrics::Refusal;
+use crate::store::Identity;
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) server: ServerChannel,
+    pub(super) identity: Arc<Identity>,
+    pub(super) vardiff: Vardiff,
+    /// What the client said last, of what was followed; 0 if nothing.
+    nominal_hash_rate: f64,
+    pub(super) accepted: u64,
+    pub(super) rejected: [u32; Refusal::COUNT],
+    pub(super) last_share: Option<Instant>,
+    /// Arrival of the oldest share that is stored and not acknowledged.
+    pub(super) unacknowledged_since: Option<Instant>,
+}
+
+/// A client's new hashrate is followed at once where it differs by this factor from what was followed last.
+const HINT_FACTOR: f64 = 1.25;
+
+impl Channel {
+    pub(super) fn new(
+        server: ServerChannel,
+        identity: Arc<Identity>,
+        hash_rate: f64,
+        core: &Core,
+        now: Now,
+    ) -> Self {
+        let options = VardiffOptions {
+            shares_per_minute: core.settings.shares_per_minute,
+            harder_than_network: core.settings.allow_above_network_difficulty,
+        };
+        Self {
+            vardiff: Vardiff::new(options, server.target(), now.instant),
+            server,
+            identity,
+            nominal_hash_rate: hash_rate,
+            accepted: 0,
+            rejected: [0; Refusal::COUNT],
+            last_share: None,
+            unacknowledged_since: None,
+        }
+    }
+
+    /// About once a second: lets difficulty follow what the channel finds.
+    pub(super) fn adjust(
+        &mut self,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        if !core.settings.vardiff {
+            return;
+        }
+        let limits = core.target_limits(self.server.max_target());
+        if let Some(target) = self.vardiff.poll(now.instant, &limits) {
+            let change = self.server.set_target(target);
+            self.announce(peer, change, core, out);
+        }
+    }
+
+    /// The client's `UpdateChannel`, whose values are in range.
+    pub(super) fn update(
+        &mut self,
+        peer: PeerId,
+        hash_rate: f64,
+        max_target: Target,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let smaller = self.server.set_max_target(max_target);
+        let hinted = self.hint(hash_rate).and_then(|hash_rate| {
+            let target = core.target_for(hash_rate, max_target);
+            self.vardiff.restart(target, now.instant);
+            self.server.set_target(target)
+        });
+        self.announce(peer, hinted.or(smaller), core, out);
+    }
+
+    /// The hashrate that a client's new number suggests, if it is news. A client that always names twice its hashrate
+    /// must not undo each time what was learnt from its shares: where it named one before, the change is what counts.
+    fn hint(&mut self, hash_rate: f64) -> Option<f64> {
+        let before = self.nominal_hash_rate;
+        let same = |ratio: f64| (1.0 / HINT_FACTOR..=HINT_FACTOR).contains(&ratio);
+        // With no miner behind the channel there is nothing to adapt to.
+        if hash_rate <= 0.0 || same(hash_rate / before) {
+            return None;
+        }
+        self.nominal_hash_rate = hash_rate;
+        Some(if before > 0.0 { self.vardiff.hash_rate() * hash_rate / before } else { hash_rate })
+    }
+
+    /// Sends a new target, and the live job again under a new id: a target does not count for jobs that are active
+    /// already (spec 5.3.21), and the next one may be minutes away.
+    fn announce(
+        &mut self,
+        peer: PeerId,
+        change: Option<SetTarget>,
+        core: &mut Core,
+        out: &mut Outbox<Effect>,
+    ) {
+        let Some(message) = change else { return };
+        out.send(peer, &message);
+        core.metrics.set_target();
+        let Some((job, tip)) =
+            self.server.active_job().map(|(_, job, tip)| (job.clone(), tip.clone()))
+        else {
+            return;
+        };
+        let id = core.bench.allocate_id();
+        if self.server.add_active_job(id, job, &tip).is_ok() {
+            work::send_job(peer, &self.server, id, Some(tip.min_ntime), out);
+        }
+    }
+
+    /// Gives back what the channel holds.
+    pub(super) fn close(self, core: &mut Core) {
+        core.extranonces.release(self.server.extranonce_prefix());
+        core.metrics.channel_closed(self.server.kind());
+        core.channels -= 1;
+    }
+}
+
+impl Core {
+    /// The target for a hashrate; 0 for an unknown one.
+    pub(super) fn target_for(&self, hash_rate: f64, max_target: Target) -> Target {
+        let hash_rate = if hash_rate > 0.0 { hash_rate } else { self.settings.start_hashrate };
+        let limits = self.target_limits(max_target);
+        Target::from_hash_rate(hash_rate, self.settings.shares_per_minute)
+            .max(self.hardest(limits.network_target))
+            .min(limits.max_target)
+    }
+
+    /// Whether shares of a channel with this maximum can be anything but impossible, or harder than blocks.
+    pub(super) fn accepts_max_target(&self, max_target: Target) -> bool {
+        max_target > Target::MIN && max_target >= self.hardest(self.bench.network_target())
+    }
+
+    /// Between what a channel's target must stay: what the client takes, and the pool's own floor, which yields where
+    /// it would make shares harder than blocks.
+    fn target_limits(&self, max_target: Target) -> TargetLimits {
+        let network_target = self.bench.network_target();
+        let floor =
+            Target::from_hash_rate(self.settings.min_hashrate, self.settings.shares_per_minute);
+        TargetLimits {
+            max_target: floor.max(self.hardest(network_target)).min(max_target),
+            network_target,
+        }
+    }
+
+    fn hardest(&self, network_target: Target) -> Target {
+        if self.settings.allow_above_network_difficulty { Target::MIN } else { network_target }
+    }
+}

@@ -1,0 +1,229 @@
+//! Opening channels (spec 5.3.2 to 5.3.6).
+//!
+//! A request that comes before the first template is held, not answered: with an open channel and no work a client could
+//! not tell the pool from a broken one, and with an error it would go away though work is a moment off. Held requests
+//! count as channels towards every limit, and are answered as soon as there is work.
+
+use std::sync::Arc;
+
+use adit_mining::channel::ChannelOptions;
+use adit_mining::{ChannelKind, ServerChannel, Target};
+use adit_sv2::codec::Str0255;
+use adit_sv2::messages::mining::{
+    OpenExtendedMiningChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
+    OpenStandardMiningChannel, OpenStandardMiningChannelSuccess,
+};
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::channel::Channel;
+use super::downstream::Miner;
+use super::{Core, Effect};
+use crate::store::Identity;
+
+/// Largest extranonce that an extended channel is granted, in bytes: what is asked is what is given, since some firmware
+/// cannot take more. Together with the prefix it must leave room for height and tag in the scriptSig.
+const MAX_EXTRANONCE_SIZE: u16 = 16;
+
+/// Accepted shares per job and channel above which further ones are refused: at 16 bytes each, and each paid for with
+/// work, 16 MiB. At 30,000 shares a second on one channel, 35 seconds.
+const MAX_SHARES_PER_JOB: usize = 1 << 20;
+
+/// A request that is in order.
+#[derive(Clone, Debug)]
+pub(super) struct OpenRequest {
+    request_id: u32,
+    kind: ChannelKind,
+    identity: Arc<Identity>,
+    /// Hashes per second; 0 if not known.
+    hash_rate: f64,
+    max_target: Target,
+    /// What the client rolls.
+    extranonce_size: usize,
+}
+
+impl OpenRequest {
+    /// Checks a request; an error is its code.
+    pub(super) fn standard(message: &OpenStandardMiningChannel<'_>) -> Result<Self, &'static str> {
+        Self::new(message, ChannelKind::Standard, 0)
+    }
+
+    /// Checks a request; an error is its code.
+    pub(super) fn extended(
+        message: &OpenExtendedMiningChannel<'_>,
+        standard_jobs: bool,
+    ) -> Result<Self, &'static str> {
+        let OpenExtendedMiningChannel {
+            request_id,
+            user_identity,
+            nominal_hash_rate,
+            max_target,
+            min_extranonce_size,
+        } = *message;
+        if standard_jobs {
+            return Err("extended-channels-not-supported-for-standard-jobs");
+        }
+        if min_extranonce_size > MAX_EXTRANONCE_SIZE {
+            return Err("min-extranonce-size-too-large");
+        }
+        let size = usize::from(min_extranonce_size.max(1));
+        let common =
+            OpenStandardMiningChannel { request_id, user_identity, nominal_hash_rate, max_target };
+        Self::new(&common, ChannelKind::Extended, size)
+    }
+
+    /// Whether a hashrate is a number that a device can have.
+    pub(super) fn is_hash_rate(hash_rate: f64) -> bool {
+        hash_rate.is_finite() && hash_rate >= 0.0
+    }
+
+    fn new(
+        message: &OpenStandardMiningChannel<'_>,
+        kind: ChannelKind,
+        extranonce_size: usize,
+    ) -> Result<Self, &'static str> {
+        let identity = identity(&message.user_identity).ok_or("invalid-user-identity")?;
+        let hash_rate = f64::from(message.nominal_hash_rate);
+        if !Self::is_hash_rate(hash_rate) {
+            return Err("invalid-nominal-hashrate");
+        }
+        let max_target = Target::from_le_bytes(message.max_target);
+        let request_id = message.request_id;
+        Ok(Self {
+            request_id,
+            kind,
+            identity: Arc::new(identity),
+            hash_rate,
+            max_target,
+            extranonce_size,
+        })
+    }
+}
+
+/// `account` or `account.worker`.
+fn identity(user_identity: &Str0255<'_>) -> Option<Identity> {
+    let text = std::str::from_utf8(user_identity.as_bytes()).ok()?;
+    let (account, worker) = text.split_once('.').unwrap_or((text, ""));
+    let clean = !account.is_empty() && !text.contains(char::is_control);
+    clean.then(|| Identity { account: account.to_owned(), worker: worker.to_owned() })
+}
+
+impl Miner {
+    /// Answers a request, or holds it until there is work.
+    pub(super) fn open(
+        &mut self,
+        peer: PeerId,
+        request_id: u32,
+        request: Result<OpenRequest, &'static str>,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let full = self.channels.len() + self.held.len()
+            >= core.settings.max_channels_per_connection
+            || core.channels >= core.settings.max_channels;
+        let request = request
+            .and_then(|request| if full { Err("channel-capacity-exhausted") } else { Ok(request) });
+        match request {
+            Err(code) => core.refuse_open(peer, request_id, code, out),
+            Ok(request) => {
+                core.channels += 1;
+                if core.bench.has_work() {
+                    self.open_now(peer, &request, core, now, out);
+                } else {
+                    self.held.push(request);
+                }
+            }
+        }
+    }
+
+    /// Answers what was held: there is work now.
+    pub(super) fn open_held(
+        &mut self,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        for request in std::mem::take(&mut self.held) {
+            self.open_now(peer, &request, core, now, out);
+        }
+    }
+
+    /// Answers a request that is counted in `core.channels`, and sends the newest work right behind it.
+    fn open_now(
+        &mut self,
+        peer: PeerId,
+        request: &OpenRequest,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let prefix = if core.accepts_max_target(request.max_target) {
+            core.extranonces.allocate().map_err(|_| "channel-capacity-exhausted")
+        } else {
+            Err("max-target-out-of-range")
+        };
+        let extranonce_prefix = match prefix {
+            Ok(prefix) => prefix,
+            Err(code) => {
+                core.channels -= 1;
+                return core.refuse_open(peer, request.request_id, code, out);
+            }
+        };
+        let id = self.allocate_id();
+        let target = core.target_for(request.hash_rate, request.max_target);
+        let mut server = ServerChannel::new(ChannelOptions {
+            id,
+            kind: request.kind,
+            extranonce_prefix,
+            extranonce_size: request.extranonce_size,
+            target,
+            max_target: request.max_target,
+            max_shares_per_job: MAX_SHARES_PER_JOB,
+        });
+        server.set_group_channel_id(self.group_channel_id);
+        let target = server.target().to_le_bytes();
+        match request.kind {
+            ChannelKind::Standard => out.send(
+                peer,
+                &OpenStandardMiningChannelSuccess {
+                    request_id: request.request_id,
+                    channel_id: id,
+                    target,
+                    extranonce_prefix: extranonce_prefix.as_field(),
+                    group_channel_id: self.group_channel_id,
+                },
+            ),
+            ChannelKind::Extended => out.send(
+                peer,
+                &OpenExtendedMiningChannelSuccess {
+                    request_id: request.request_id,
+                    channel_id: id,
+                    target,
+                    extranonce_size: request.extranonce_size as u16,
+                    extranonce_prefix: extranonce_prefix.as_field(),
+                    group_channel_id: self.group_channel_id,
+                },
+            ),
+        }
+        core.bench.send_newest(peer, &mut server, out);
+        tracing::debug!(%peer, id, identity = %request.identity, kind = ?request.kind, "channel opened");
+        core.metrics.channel_opened(request.kind);
+        let channel = Channel::new(server, request.identity.clone(), request.hash_rate, core, now);
+        self.channels.insert(id, Box::new(channel));
+    }
+}
+
+impl Core {
+    fn refuse_open(
+        &self,
+        peer: PeerId,
+        request_id: u32,
+        code: &'static str,
+        out: &mut Outbox<Effect>,
+    ) {
+        tracing::debug!(%peer, request_id, code, "channel refused");
+        self.metrics.channel_refused(code);
+        out.send(peer, &OpenMiningChannelError { request_id, error_code: Str0255::cut(code) });
+    }
+}

@@ -1,0 +1,359 @@
+//! The work in force, and how it reaches every channel.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_mining::job::CHANNEL_ID_AT;
+use adit_mining::{
+    ChannelKind, JobFactory, JobIds, JobSet, Payouts, ServerChannel, Target, Template, Tip, Work,
+};
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::downstream::Miner;
+use super::{Effect, PoolEngine};
+
+/// Makes jobs of templates and remembers where they came from.
+#[derive(Debug)]
+pub(super) struct Bench {
+    factory: JobFactory,
+    ids: JobIds,
+    current: Option<Current>,
+    /// For tips to come, of the active provider.
+    futures: Vec<Future>,
+    /// Of the last job sets, newest last.
+    origins: VecDeque<(u32, Origin)>,
+    network_target: Target,
+}
+
+#[derive(Debug)]
+struct Current {
+    set: JobSet,
+    tip: Arc<Tip>,
+}
+
+#[derive(Debug)]
+struct Future {
+    set: JobSet,
+    came: Instant,
+    announced: bool,
+}
+
+/// Where a job set came from: whom a block of it is submitted to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Origin {
+    /// Index of the provider.
+    pub(super) provider: usize,
+    /// The provider's id of the template.
+    pub(super) template_id: u64,
+    /// Of the block to be found, where the coinbase says it.
+    pub(super) height: Option<u32>,
+}
+
+/// Job sets whose origin is kept: more than a channel has live jobs, retargeted ones included, since those share a set.
+const MAX_ORIGINS: usize = 256;
+
+/// Bytes of an extranonce that every template must have room for.
+const PROBE_EXTRANONCE_SIZE: usize = 20;
+
+/// A future template is held back so long, since its tip usually follows in the same packet, and job and tip in one
+/// write reach the last of many miners sooner. One that is really ahead of its tip is sent ahead.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(200);
+
+impl Bench {
+    pub(super) fn new(tag: &[u8], payouts: Payouts) -> Self {
+        Self {
+            factory: JobFactory { tag: tag.to_vec(), payouts, version_rolling_allowed: true },
+            ids: JobIds::default(),
+            current: None,
+            futures: Vec::new(),
+            origins: VecDeque::with_capacity(MAX_ORIGINS),
+            network_target: Target::MIN,
+        }
+    }
+
+    /// Whether a channel can be given work.
+    pub(super) fn has_work(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// The last tip's target: what a hash needs to be a block.
+    pub(super) fn network_target(&self) -> Target {
+        self.network_target
+    }
+
+    pub(super) fn tip(&self) -> Option<&Tip> {
+        self.current.as_ref().map(|current| &*current.tip)
+    }
+
+    pub(super) fn template(&self) -> Option<&Template> {
+        self.current.as_ref().map(|current| &**current.set.template())
+    }
+
+    /// An id for a job that is sent once more.
+    pub(super) fn allocate_id(&mut self) -> u32 {
+        self.ids.allocate()
+    }
+
+    /// Where the job set with this id came from.
+    pub(super) fn origin(&self, set_id: u32) -> Option<Origin> {
+        self.origins.iter().rev().find(|(id, _)| *id == set_id).map(|(_, origin)| *origin)
+    }
+
+    /// Sends a new channel the newest work: a future job, then its previous hash (spec 5.3.15).
+    pub(super) fn send_newest(
+        &mut self,
+        peer: PeerId,
+        channel: &mut ServerChannel,
+        out: &mut Outbox<Effect>,
+    ) {
+        if let Some(Current { set, tip }) = &mut self.current {
+            send_job_and_tip(peer, channel, set, tip, &self.factory, out);
+        }
+    }
+
+    /// A set for a template, whose jobs were tried out.
+    fn job_set(&mut self, template: &Arc<Template>, provider: usize) -> Option<JobSet> {
+        let mut set = JobSet::new(self.ids.allocate(), template.clone());
+        if let Err(error) = set.job(&self.factory, PROBE_EXTRANONCE_SIZE) {
+            tracing::error!(template_id = template.id, %error, "template refused");
+            return None;
+        }
+        if self.origins.len() == MAX_ORIGINS {
+            self.origins.pop_front();
+        }
+        let origin = Origin {
+            provider,
+            template_id: template.id,
+            height: bip34_height(&template.coinbase_prefix),
+        };
+        self.origins.push_back((set.id(), origin));
+        Some(set)
+    }
+
+    /// Whether this work is what miners have already. If so, blocks are submitted for its newer template from now on,
+    /// which is the one that the provider surely knows.
+    fn is_unchanged(&mut self, work: &Work, provider: usize) -> bool {
+        let Some(Current { set, tip }) = &self.current else { return false };
+        let (old, new) = (&**set.template(), &**work.template());
+        let same = Template { id: old.id, future: old.future, ..new.clone() } == *old
+            && (tip.prev_hash, tip.nbits, tip.network_target)
+                == (work.tip().prev_hash, work.tip().nbits, work.tip().network_target);
+        if same
+            && let Some((_, origin)) = self.origins.iter_mut().rev().find(|(id, _)| *id == set.id())
+        {
+            (origin.provider, origin.template_id) = (provider, new.id);
+        }
+        same
+    }
+}
+
+impl PoolEngine {
+    /// A template of the active provider for a tip to come.
+    pub(super) fn future_template(&mut self, template: &Arc<Template>, provider: usize, now: Now) {
+        if let Some(set) = self.core.bench.job_set(template, provider) {
+            self.core.metrics.template("future");
+            self.core.bench.futures.push(Future { set, came: now.instant, announced: false });
+            if self.core.bench.futures.len() > adit_mining::template::MAX_FUTURE_TEMPLATES {
+                self.core.bench.futures.remove(0);
+            }
+        } else {
+            self.core.metrics.template("refused");
+        }
+    }
+
+    /// Sends future jobs whose tip did not come with them.
+    pub(super) fn announce_futures(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let bench = &mut self.core.bench;
+        for Future { set, came, announced } in &mut bench.futures {
+            if *announced || now.instant.duration_since(*came) < ANNOUNCE_AFTER {
+                continue;
+            }
+            *announced = true;
+            for_each_channel(&mut self.miners, |peer, channel| {
+                if let Some(id) = add_future_job(channel, set, &bench.factory) {
+                    send_job(peer, channel, id, None, out);
+                }
+            });
+        }
+    }
+
+    /// Puts work into force and sends it to every channel.
+    pub(super) fn adopt(
+        &mut self,
+        work: &Work,
+        provider: usize,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let bench = &mut self.core.bench;
+        if bench.is_unchanged(work, provider) {
+            self.core.metrics.template("unchanged");
+            return;
+        }
+        let same_tip = bench.tip().is_some_and(|tip| tip.prev_hash == work.tip().prev_hash);
+        let waiting = bench
+            .futures
+            .iter()
+            .position(|future| Arc::ptr_eq(future.set.template(), work.template()));
+        let known = waiting.map(|at| bench.futures.swap_remove(at));
+        let announced = known.as_ref().is_some_and(|future| future.announced);
+        let Some(set) =
+            known.map(|future| future.set).or_else(|| bench.job_set(work.template(), provider))
+        else {
+            self.core.metrics.template("refused");
+            return;
+        };
+        let tip = work.tip().clone();
+        bench.network_target = tip.network_target;
+        let current = bench.current.insert(Current { set, tip });
+        if same_tip && !announced {
+            self.core.metrics.template("newer");
+            fan_out_job(&mut self.miners, current, &bench.factory, out);
+            return;
+        }
+        self.core.metrics.template("new-tip");
+        fan_out_tip(&mut self.miners, current, &bench.factory, out);
+        bench.futures.clear();
+        if same_tip {
+            return;
+        }
+        self.core.extranonces.new_prev_hash();
+        out.effect(Effect::FannedOut(now.instant));
+        let hash = current.tip.prev_hash;
+        tracing::info!(prev_hash = %adit_mining::BlockHash(hash), channels = self.core.channels, "new tip");
+        for (peer, miner) in self.miners.iter_mut().filter(|(_, miner)| !miner.held.is_empty()) {
+            miner.open_held(*peer, &mut self.core, now, out);
+        }
+    }
+
+    /// There is a tip and no template for it: what miners do is void, and there is nothing else to give them.
+    pub(super) fn void_work(&mut self) {
+        self.core.bench.current = None;
+        self.core.bench.futures.clear();
+        for_each_channel(&mut self.miners, |_, channel| channel.stop_work());
+    }
+
+    /// Templates that wait for a tip are void: their provider is gone, or another one took over.
+    pub(super) fn void_futures(&mut self) {
+        self.core.bench.futures.clear();
+    }
+}
+
+/// A new tip, to everyone: those who have its job get the small message before anybody gets anything else.
+fn fan_out_tip(
+    miners: &mut BTreeMap<PeerId, Miner>,
+    Current { set, tip }: &mut Current,
+    factory: &JobFactory,
+    out: &mut Outbox<Effect>,
+) {
+    let id = set.id();
+    let mut all = true;
+    for_each_channel(miners, |peer, channel| {
+        if channel.set_new_prev_hash(id, tip).is_ok() {
+            out.send(peer, &tip.set_new_prev_hash(channel.id(), id));
+        } else {
+            all = false;
+        }
+    });
+    if !all {
+        for_each_channel(miners, |peer, channel| {
+            if channel.active_job().is_none_or(|(active, _, _)| active != id) {
+                send_job_and_tip(peer, channel, set, tip, factory, out);
+            }
+        });
+    }
+}
+
+/// A newer template for the same tip, to everyone.
+fn fan_out_job(
+    miners: &mut BTreeMap<PeerId, Miner>,
+    Current { set, tip }: &mut Current,
+    factory: &JobFactory,
+    out: &mut Outbox<Effect>,
+) {
+    for_each_channel(miners, |peer, channel| {
+        let Ok(job) = set.job(factory, channel.full_extranonce_size()) else { return };
+        match channel.add_active_job(set.id(), job, tip) {
+            Ok(()) => send_job(peer, channel, set.id(), Some(tip.min_ntime), out),
+            // It has no tip, or another one.
+            Err(_) => send_job_and_tip(peer, channel, set, tip, factory, out),
+        }
+    });
+}
+
+fn send_job_and_tip(
+    peer: PeerId,
+    channel: &mut ServerChannel,
+    set: &mut JobSet,
+    tip: &Arc<Tip>,
+    factory: &JobFactory,
+    out: &mut Outbox<Effect>,
+) {
+    let Some(id) = add_future_job(channel, set, factory) else { return };
+    send_job(peer, channel, id, None, out);
+    if channel.set_new_prev_hash(id, tip).is_ok() {
+        out.send(peer, &tip.set_new_prev_hash(channel.id(), id));
+    }
+}
+
+fn add_future_job(
+    channel: &mut ServerChannel,
+    set: &mut JobSet,
+    factory: &JobFactory,
+) -> Option<u32> {
+    let added = set
+        .job(factory, channel.full_extranonce_size())
+        .map_err(|error| error.to_string())
+        .and_then(|job| channel.add_future_job(set.id(), job).map_err(|error| error.to_string()));
+    added
+        .inspect_err(|error| tracing::error!(channel_id = channel.id(), error, "job refused"))
+        .ok()?;
+    Some(set.id())
+}
+
+/// Sends a live job of the channel, as a future one without `min_ntime`.
+pub(super) fn send_job(
+    peer: PeerId,
+    channel: &ServerChannel,
+    job_id: u32,
+    min_ntime: Option<u32>,
+    out: &mut Outbox<Effect>,
+) {
+    match channel.kind() {
+        ChannelKind::Standard => {
+            if let Some(message) = channel.new_mining_job(job_id) {
+                out.send(peer, &message);
+            }
+        }
+        ChannelKind::Extended => {
+            let Some(job) = channel.job(job_id) else { return };
+            out.say(peer, |bytes| {
+                let at = bytes.len() + CHANNEL_ID_AT;
+                job.write_frame(job_id, min_ntime, bytes);
+                bytes[at..at + 4].copy_from_slice(&channel.id().to_le_bytes());
+            });
+        }
+    }
+}
+
+fn for_each_channel(
+    miners: &mut BTreeMap<PeerId, Miner>,
+    mut visit: impl FnMut(PeerId, &mut ServerChannel),
+) {
+    for (peer, miner) in miners {
+        miner.channels.values_mut().for_each(|channel| visit(*peer, &mut channel.server));
+    }
+}
+
+/// The height that a scriptSig begins with (BIP34).
+fn bip34_height(coinbase_prefix: &[u8]) -> Option<u32> {
+    match *coinbase_prefix {
+        [op @ 0x51..=0x60, ..] => Some(u32::from(op - 0x50)),
+        [len @ 1..=4, ref rest @ ..] => {
+            let bytes = rest.get(..usize::from(len))?;
+            Some(bytes.iter().rev().fold(0, |height, byte| height << 8 | u32::from(*byte)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,5 @@
+//! `adit-pool`.
+
+fn main() -> std::process::ExitCode {
+    adit_service::main::<adit_pool::Pool>()
+}

@@ -1,0 +1,211 @@
+//! What the pool counts: `adit_pool_*`.
+
+use std::time::Duration;
+
+use adit_mining::{ChannelKind, ShareError};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+type Label = [(&'static str, &'static str); 1];
+
+/// Why a share is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// It does not count.
+    Share(ShareError),
+    /// It might, but the disk takes no more: the miner may go elsewhere.
+    StoreUnavailable,
+}
+
+impl Refusal {
+    /// Number of refusals that are told apart.
+    pub const COUNT: usize = ShareError::ALL.len() + 1;
+
+    /// `error_code` of `SubmitShares.Error`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Share(error) => error.code(),
+            Self::StoreUnavailable => "store-unavailable",
+        }
+    }
+
+    /// Name for counters: tells apart what shares an error code.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Share(ShareError::NtimeTooOld) => "ntime-too-old",
+            Self::Share(ShareError::NtimeTooNew) => "ntime-too-new",
+            other => other.code(),
+        }
+    }
+
+    /// Place in an array of [`COUNT`](Self::COUNT) counters.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Share(error) => {
+                ShareError::ALL.iter().position(|e| *e == error).unwrap_or_default()
+            }
+            Self::StoreUnavailable => Self::COUNT - 1,
+        }
+    }
+
+    /// All of them, in the order of [`index`](Self::index).
+    pub fn all() -> impl Iterator<Item = Self> {
+        ShareError::ALL.into_iter().map(Self::Share).chain([Self::StoreUnavailable])
+    }
+}
+
+/// The metrics. Clones count into the same ones.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    shares: Family<[(&'static str, &'static str); 2], Counter>,
+    /// Of `shares`, without the look-up.
+    accepted: Counter,
+    rejected: [Counter; Refusal::COUNT],
+    channels: Family<Label, Gauge>,
+    opens: Family<Label, Counter>,
+    ack: Histogram,
+    fan_out: Histogram,
+    blocks: Family<Label, Counter>,
+    set_targets: Counter,
+    commit: Histogram,
+    unstored: Gauge,
+    connected: Family<[(&'static str, String); 1], Gauge>,
+    templates: Family<Label, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // 0.1 ms to 1.6 s, and to 13 minutes: an acknowledgement may wait for a disk.
+        let short = || Histogram::new(exponential_buckets(1e-4, 2.0, 15));
+        let shares = Family::<[(&'static str, &'static str); 2], Counter>::default();
+        let accepted = shares.get_or_create_owned(&[("result", "accepted"), ("reason", "none")]);
+        let mut refusals = Refusal::all();
+        let rejected = std::array::from_fn(|_| {
+            let reason = refusals.next().map_or("other", Refusal::label);
+            shares.get_or_create_owned(&[("result", "rejected"), ("reason", reason)])
+        });
+        let channels = Family::<Label, Gauge>::default();
+        for kind in ["standard", "extended"] {
+            let _ = channels.get_or_create(&[("kind", kind)]);
+        }
+        Self {
+            shares,
+            accepted,
+            rejected,
+            channels,
+            opens: Family::default(),
+            ack: Histogram::new(exponential_buckets(1e-3, 2.0, 18)),
+            fan_out: short(),
+            blocks: Family::default(),
+            set_targets: Counter::default(),
+            commit: short(),
+            unstored: Gauge::default(),
+            connected: Family::default(),
+            templates: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Makes them visible.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("pool");
+        registry.register("shares", "Shares by result and reason", self.shares.clone());
+        registry.register("channels", "Open channels by kind", self.channels.clone());
+        registry.register(
+            "channel_opens",
+            "Requests to open a channel by result",
+            self.opens.clone(),
+        );
+        let help = "From a share's arrival to its acknowledgement, oldest of a batch";
+        registry.register_with_unit("share_ack", help, Unit::Seconds, self.ack.clone());
+        let help = "From a new previous hash's arrival to the last miner that was written to";
+        registry.register_with_unit("job_fan_out", help, Unit::Seconds, self.fan_out.clone());
+        for state in ["found", "accepted", "overtaken"] {
+            let _ = self.blocks.get_or_create(&[("state", state)]);
+        }
+        registry.register(
+            "blocks",
+            "Blocks found by miners, and what became of them",
+            self.blocks.clone(),
+        );
+        registry.register("set_targets", "Changes of a channel's target", self.set_targets.clone());
+        let help = "Time to write a batch of work to the disk";
+        registry.register_with_unit("store_commit", help, Unit::Seconds, self.commit.clone());
+        registry.register(
+            "unstored_shares",
+            "Accepted shares that are not on disk yet",
+            self.unstored.clone(),
+        );
+        let help = "1 where the template provider is connected";
+        registry.register("template_provider_connected", help, self.connected.clone());
+        for kind in ["future", "new-tip", "newer", "unchanged", "refused"] {
+            let _ = self.templates.get_or_create(&[("kind", kind)]);
+        }
+        registry.register("templates", "Templates of the provider in use", self.templates.clone());
+    }
+
+    pub(crate) fn share_accepted(&self) {
+        self.accepted.inc();
+    }
+
+    pub(crate) fn share_rejected(&self, refusal: Refusal) {
+        self.rejected[refusal.index()].inc();
+    }
+
+    pub(crate) fn channel_opened(&self, kind: ChannelKind) {
+        self.channels(kind).inc();
+        self.opens.get_or_create(&[("result", "opened")]).inc();
+    }
+
+    pub(crate) fn channel_refused(&self, code: &'static str) {
+        self.opens.get_or_create(&[("result", code)]).inc();
+    }
+
+    pub(crate) fn channel_closed(&self, kind: ChannelKind) {
+        self.channels(kind).dec();
+    }
+
+    pub(crate) fn acknowledged(&self, took: Duration) {
+        self.ack.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn block(&self, state: &'static str) {
+        self.blocks.get_or_create(&[("state", state)]).inc();
+    }
+
+    pub(crate) fn template(&self, kind: &'static str) {
+        self.templates.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    pub(crate) fn set_target(&self) {
+        self.set_targets.inc();
+    }
+
+    pub(crate) fn fanned_out(&self, took: Duration) {
+        self.fan_out.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commit.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn unstored(&self, shares: usize) {
+        self.unstored.set(shares as i64);
+    }
+
+    pub(crate) fn template_provider(&self, address: &str, connected: bool) {
+        self.connected.get_or_create(&[("address", address.to_owned())]).set(connected.into());
+    }
+
+    fn channels(&self, kind: ChannelKind) -> Gauge {
+        let kind = match kind {
+            ChannelKind::Standard => "standard",
+            ChannelKind::Extended => "extended",
+        };
+        self.channels.get_or_create_owned(&[("kind", kind)])
+    }
+}
