@@ -1,1 +1,252 @@
-//! Template Distribution Protocol server for any bitcoind.
+//! Template Distribution Protocol server (spec 7) for any bitcoind with JSON-RPC.
+//!
+//! [`engine`] speaks the protocol, [`template`] makes templates of what a node offers, [`feed`] keeps both supplied,
+//! [`submitter`] brings solved blocks into the chain. This module puts them together.
+
+pub mod blocks;
+pub mod chain;
+pub mod config;
+pub mod engine;
+pub mod feed;
+pub mod metrics;
+pub mod nodes;
+pub mod solution;
+pub mod store;
+pub mod submitter;
+pub mod template;
+pub mod watch;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use adit_node::Node;
+use adit_service::{ConfigError, Context, Role, clap};
+use adit_sv2::noise::Validity;
+use adit_transport::{AddressLimits, ConnectionLimits, ListenLimits, NoiseServer};
+use anyhow::Context as _;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::blocks::{BlockStore, SolvedBlock};
+use crate::config::{Config, Listen};
+use crate::engine::{Effect, TemplateProvider};
+use crate::feed::Feed;
+use crate::metrics::Metrics;
+use crate::nodes::Board;
+use crate::store::TemplateStore;
+use crate::submitter::Submitter;
+
+type Hub = adit_transport::Hub<TemplateProvider>;
+
+/// The role, for [`adit_service::main`] and [`adit_service::start`].
+#[derive(Debug)]
+pub struct TemplateProviderRole;
+
+impl Role for TemplateProviderRole {
+    const NAME: &'static str = "template-provider";
+    const ABOUT: &'static str =
+        "Gives block templates of any bitcoind to Stratum V2 pools and job declarators";
+    const EXAMPLE: &'static str = config::EXAMPLE;
+    type Config = Config;
+
+    fn check(config: &Config) -> Result<(), ConfigError> {
+        config.check()
+    }
+
+    async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
+        run(config, cx).await
+    }
+
+    fn extra_commands() -> Vec<clap::Command> {
+        vec![watch::command()]
+    }
+
+    async fn run_extra(_: &str, args: &clap::ArgMatches) -> anyhow::Result<ExitCode> {
+        watch::run(args).await
+    }
+}
+
+/// Runs until `cx.shutdown`.
+async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
+    let metrics = Metrics::default();
+    cx.metrics.register(|registry| metrics.register(registry));
+    let nodes = nodes(&config, &metrics)?;
+    let board = Board::new(&nodes);
+
+    let dir = &config.data_dir;
+    let opened = TemplateStore::open(&dir.join("templates"), unix_ms())
+        .with_context(|| format!("folder for templates in {}", dir.display()))?;
+    let (templates, earlier) = opened;
+    let (blocks, unsettled) = BlockStore::open(&dir.join("solutions"))
+        .with_context(|| format!("folder for solved blocks in {}", dir.display()))?;
+    let mut engine = TemplateProvider::new(config.templates.fee_threshold_sats, metrics.clone());
+    engine.restore(earlier);
+
+    let (wanted, found) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let hub = {
+        let (wanted, found) = (wanted.clone(), found.clone());
+        let on_effect = move |effect| match effect {
+            Effect::Wanted => wanted.notify_one(),
+            Effect::Found => found.notify_one(),
+        };
+        let options =
+            adit_transport::HubOptions { cancel: cx.shutdown.clone(), ..Default::default() };
+        let transport = cx.metrics.register(adit_transport::TransportMetrics::register);
+        Hub::new(engine, on_effect, transport, options)
+    };
+    let submitter = Arc::new(Submitter::new(
+        nodes.iter().cloned().map(Arc::new).collect(),
+        blocks,
+        unsettled,
+        config.solutions.kept_confirmations,
+        metrics.clone(),
+    ));
+    show_status(&cx, &hub, &board, &submitter, &metrics);
+
+    let mut tasks = tokio::task::JoinSet::new();
+    for (index, node) in nodes.iter().enumerate() {
+        tasks.spawn(nodes::monitor(index, node.clone(), config.network, board.clone()));
+    }
+    tasks.spawn(take_found(hub.clone(), found, submitter.clone()));
+    tasks.spawn(look_after(board.clone(), submitter));
+    let feed = Feed {
+        network: config.network,
+        future: config.templates.future,
+        fee_interval: Duration::from_secs(config.templates.fee_interval_seconds),
+        nodes,
+        board,
+        hub: hub.clone(),
+        store: Arc::new(Mutex::new(templates)),
+        wanted,
+        readiness: cx.readiness.clone(),
+        metrics,
+    };
+    tasks.spawn(feed.run());
+    listen(&config, &cx, &hub, &mut tasks).await?;
+
+    tokio::select! {
+        () = cx.shutdown.cancelled() => Ok(()),
+        failed = hub.failed() => Err(failed.into()),
+        // None of them ever ends by itself.
+        ended = tasks.join_next() => match ended {
+            Some(Err(error)) => Err(error).context("a task failed"),
+            _ if cx.shutdown.is_cancelled() => Ok(()),
+            _ => anyhow::bail!("a task ended"),
+        },
+    }
+}
+
+async fn listen(
+    config: &Config,
+    cx: &Context,
+    hub: &Hub,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> anyhow::Result<()> {
+    let validity = Validity {
+        seconds: config.authority.cert_validity_hours.saturating_mul(3600),
+        ..Validity::default()
+    };
+    let server = Arc::new(NoiseServer::new(config.authority.load()?, validity)?);
+    let Listen { address, max_connections, max_connections_per_address } = config.listen;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("listen.address {address}"))?;
+    let defaults = ListenLimits::default();
+    let places = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let limits = ListenLimits {
+        max_connections,
+        address: AddressLimits {
+            connections: places(max_connections_per_address),
+            ..defaults.address
+        },
+        loopback: AddressLimits { connections: places(max_connections), ..defaults.loopback },
+        connection: ConnectionLimits { max_payload: MAX_PAYLOAD, ..ConnectionLimits::bulk() },
+        ..defaults
+    };
+    tracing::info!(authority_key = %server.authority(), "clients are to expect this key");
+    let address = listener.local_addr()?;
+    tasks.spawn(hub.serve_noise(listener, engine::Client, server, limits, cx.shutdown.clone()));
+    cx.listening("clients", address);
+    Ok(())
+}
+
+fn nodes(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Node>> {
+    let client = |config| {
+        let metrics = metrics.clone();
+        Node::with_observer(config, move |report| metrics.rpc(report))
+    };
+    Ok(config.nodes()?.into_iter().map(client).collect::<Result<_, _>>()?)
+}
+
+fn show_status(
+    cx: &Context,
+    hub: &Hub,
+    board: &Board,
+    submitter: &Arc<Submitter<Node>>,
+    metrics: &Metrics,
+) {
+    let (hub, states, submitter, metrics) =
+        (hub.clone(), board.subscribe(), submitter.clone(), metrics.clone());
+    cx.set_status(move || {
+        let (work, clients) =
+            hub.with(|engine, _, _| (engine.snapshot().cloned(), engine.clients()));
+        let work = work.map(|snapshot| {
+            json!({
+                "prev_hash": snapshot.tip.prev_hash.to_string(),
+                "height": snapshot.tip.height,
+                "transactions": snapshot.transactions.len(),
+                "weight": snapshot.weight(),
+                "coinbase_value_sats": snapshot.coinbase_value,
+                "age_seconds": metrics.template_age().map(|age| age.as_secs()),
+            })
+        });
+        json!({
+            "nodes": states.borrow().iter().map(nodes::NodeState::status).collect::<Vec<_>>(),
+            "template": work,
+            "clients": clients,
+            "templates_sent": metrics.templates_sent_total(),
+            "solutions": metrics.solutions_by_result(),
+            "unsettled_blocks": submitter.status(),
+        })
+    });
+}
+
+/// Takes solved blocks from the engine to the submitter.
+async fn take_found(hub: Hub, found: Arc<Notify>, submitter: Arc<Submitter<Node>>) {
+    loop {
+        found.notified().await;
+        for found in hub.with(|engine, _, _| engine.take_found()) {
+            for remark in &found.remarks {
+                tracing::warn!(hash = %found.hash, template_id = found.template.id, "{remark}");
+            }
+            // Side by side: a node that hangs with one block must not delay the next.
+            tokio::spawn(submitter.clone().found(SolvedBlock::new(&found, unix_ms())));
+        }
+    }
+}
+
+/// Has the submitter look after its blocks whenever something happens at a node, and now and then.
+async fn look_after(board: Board, submitter: Arc<Submitter<Node>>) {
+    let mut board = board.subscribe();
+    let mut wait = LOOK_FIRST;
+    loop {
+        board.mark_unchanged();
+        let pending = submitter.clone().round().await;
+        tokio::select! {
+            _ = board.changed() => wait = LOOK_FIRST,
+            () = tokio::time::sleep(if pending { wait } else { LOOK_LAST }) => wait = (wait * 2).min(LOOK_LAST),
+        }
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Of a client's frame: `SubmitSolution` with the largest coinbase.
+const MAX_PAYLOAD: usize = 80_000;
+/// Between two looks at blocks that are in no best chain, doubling.
+const LOOK_FIRST: Duration = Duration::from_secs(1);
+/// The most of that.
+const LOOK_LAST: Duration = Duration::from_secs(30);
