@@ -105,7 +105,6 @@ impl<E: Engine> Connection<E> {
             if changed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            // Ends when nothing is there or the runtime wants others to have their turn.
             while shared.mode() == Mode::Open {
                 ready!(self.poll_batch(cx));
             }
@@ -142,7 +141,12 @@ impl<E: Engine> Connection<E> {
                 self.inner.receive(self.peer, batch, chunk, incomplete, fault);
             }
             batch.clear();
-            Poll::Ready(())
+            if received < READ_AT_ONCE {
+                return Poll::Ready(());
+            }
+            // There may be more for a long time; the thread's other connections come first.
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
     }
 }

@@ -2,10 +2,15 @@
 
 mod common;
 
-use adit_transport::{DialOptions, ListenLimits};
-use common::{Client, Heard, Link, Running, within};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use std::sync::{Arc, Mutex};
+
+use adit_transport::{ConnectionLimits, DialOptions, Dialed, Hub, HubOptions, ListenLimits};
+use common::{
+    Client, Heard, Link, Recorder, Running, connect_small, frame, listener, until, within,
+};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 #[tokio::test]
 async fn lines_are_echoed() {
@@ -35,11 +40,10 @@ async fn frames_are_echoed_between_hubs() {
     let large = vec![9; 200_000];
     client.hub.with(|_, _, out| {
         for payload in [&b"one"[..], b"", &large] {
-            out.say(dialed.peer, |bytes| bytes.extend_from_slice(&common::frame(payload)));
+            out.say(dialed.peer, |bytes| bytes.extend_from_slice(&frame(payload)));
         }
     });
-    let heard =
-        |engine: &mut common::Recorder| (engine.heard.len() == 4).then(|| engine.of(dialed.peer));
+    let heard = |engine: &mut Recorder| (engine.heard.len() == 4).then(|| engine.of(dialed.peer));
     let expected = [b"one".to_vec(), vec![], large].map(Heard::Message);
     assert_eq!(client.until(heard).await[1..], expected);
     let handshakes = "handshakes_total{side=\"responder\",result=\"ok\"}";
@@ -58,4 +62,202 @@ async fn a_client_by_hand_is_answered() {
     client.send(&[b"one", b"two"]).await;
     assert_eq!(client.next().await.unwrap(), b"one");
     assert_eq!(client.next().await.unwrap(), b"two");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_connections() {
+    let (server, clients) = (Running::new(), Running::new());
+    let served = server.noise(ListenLimits::default()).await;
+    let mut dials = JoinSet::new();
+    for _ in 0..500 {
+        dials.spawn(clients.hub.dial_noise(Link::Server, served.target(), DialOptions::default()));
+    }
+    let dialed: Vec<_> =
+        within(dials.join_all()).await.into_iter().map(|dialed| dialed.unwrap()).collect();
+    server.until(|engine| (engine.open.len() == 500).then_some(())).await;
+    clients.hub.with(|_, _, out| {
+        for Dialed { peer, .. } in &dialed {
+            let own = peer.to_string();
+            out.say(*peer, |bytes| bytes.extend_from_slice(&frame(own.as_bytes())));
+        }
+    });
+    clients.until(|engine| (engine.heard.len() == 1_000).then_some(())).await;
+    clients.hub.with(|engine, _, _| {
+        for Dialed { peer, .. } in &dialed {
+            let own = Heard::Message(peer.to_string().into_bytes());
+            assert_eq!(engine.of(*peer), [Heard::Opened, own]);
+        }
+    });
+    // One write each, whatever was said: to all, and then again to all.
+    server.hub.with(|engine, _, out| {
+        for part in [&b"job"[..], b"prevhash"] {
+            for peer in &engine.open {
+                out.say(*peer, |bytes| bytes.extend_from_slice(&frame(part)));
+            }
+        }
+    });
+    clients.until(|engine| (engine.heard.len() == 2_000).then_some(())).await;
+    let first = clients.hub.with(|engine, _, _| engine.of(dialed[0].peer));
+    assert_eq!(first[2..], [b"job".to_vec(), b"prevhash".to_vec()].map(Heard::Message));
+    assert_eq!(server.metric("connections{link=\"Client\"}"), 500.0);
+    assert_eq!(server.metric("messages_out_total{link=\"Client\"}"), 1_500.0);
+    served.stop().await;
+    clients.until(|engine| engine.open.is_empty().then_some(())).await;
+    assert_eq!(server.closed("shutdown"), 500.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_one_by_one_and_frames_all_at_once() {
+    let running = Running::new();
+    let served = running.noise(ListenLimits::default()).await;
+    let mut client = Client::connect(served.addr).await;
+    client.stream.set_nodelay(true).unwrap();
+    for byte in client.seal(&[b"slow", b"", b"quiet"]) {
+        client.stream.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.next().await.unwrap(), b"slow");
+    assert_eq!(client.next().await.unwrap(), b"");
+    let many: Vec<_> = (0..3_000u32).map(u32::to_le_bytes).collect();
+    client.send(&many.iter().map(|payload| &payload[..]).collect::<Vec<_>>()).await;
+    for payload in many {
+        assert_eq!(client.next().await.unwrap(), payload);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_before_a_close_arrives() {
+    let running = Running::new();
+    let served = running.lines(small_buffer(8 << 20)).await;
+    // Bytes that this end never reads would make the kernel reset the connection.
+    let mut stream = TcpStream::connect(served.addr).await.unwrap();
+    stream.write_all(&[&b"bye\n"[..], &[b'x'; 100_000]].concat()).await.unwrap();
+    let mut read = Vec::new();
+    within(stream.read_to_end(&mut read)).await.unwrap();
+    assert_eq!(read, b"bye\n");
+    running.until_closed("engine:as asked").await;
+    assert_eq!(running.hub.with(|engine, _, _| engine.heard.len()), 2, "the engine hears no more");
+
+    // More than the kernel takes at once.
+    let mut stream = TcpStream::connect(served.addr).await.unwrap();
+    let peer = running.until(|engine| engine.open.first().copied()).await;
+    let said: Vec<u8> = (0..400_000u32).flat_map(|i| (i % 200).to_le_bytes()).collect();
+    running.hub.with(|_, _, out| {
+        out.say(peer, |bytes| bytes.extend_from_slice(&said));
+        out.close(peer, "enough");
+        out.line(peer, b"not said any more");
+    });
+    assert_eq!(running.closed("engine:enough"), 0.0);
+    let mut read = Vec::new();
+    within(stream.read_to_end(&mut read)).await.unwrap();
+    assert!(read == said, "{} bytes", read.len());
+    running.until_closed("engine:enough").await;
+    assert_eq!(running.metric("spill_bytes{link=\"Client\"}"), 0.0);
+}
+
+#[tokio::test]
+async fn what_follows_a_close_in_the_same_read_is_not_heard() {
+    let running = Running::new();
+    let served = running.noise(ListenLimits::default()).await;
+    let mut client = Client::connect(served.addr).await;
+    client.send(&[b"one", b"bye", b"two"]).await;
+    assert_eq!(client.next().await.unwrap(), b"one");
+    assert_eq!(client.next().await.unwrap(), b"bye");
+    assert_eq!(client.next().await, None);
+    let heard = running.hub.with(|engine, _, _| engine.heard.len());
+    assert_eq!(heard, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_swapped_where_the_kernel_takes_little() {
+    let running = Running::new();
+    let served = running.noise(small_buffer(8 << 20)).await;
+    let mut client = Client::over(connect_small(served.addr).await).await;
+    let peer = running.until(|engine| engine.open.first().copied()).await;
+    // While the client reads, new frames come behind the spilled ones.
+    let mut expected = 0..5_000u32;
+    for _ in 0..10 {
+        running.hub.with(|_, _, out| {
+            for i in expected.by_ref().take(500) {
+                let payload = [&i.to_le_bytes()[..], &vec![0; i as usize % 1_000]].concat();
+                out.say(peer, |bytes| bytes.extend_from_slice(&frame(&payload)));
+            }
+        });
+        tokio::task::yield_now().await;
+    }
+    assert!(running.metric("spill_bytes{link=\"Client\"}") > 0.0);
+    for i in 0..5_000u32 {
+        let payload = client.next().await.unwrap();
+        assert_eq!(payload[..4], i.to_le_bytes());
+        assert_eq!(payload.len(), 4 + i as usize % 1_000);
+    }
+    assert_eq!(running.metric("spills_total{link=\"Client\"}").min(1.0), 1.0);
+    client.send(&[b"still here"]).await;
+    assert_eq!(client.next().await.unwrap(), b"still here");
+    assert_eq!(running.metric("spill_bytes{link=\"Client\"}"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_writes_without_reading_is_held_back() {
+    let running = Running::new();
+    let served = running.lines(small_buffer(256 << 10)).await;
+    let (mut read, mut write) = connect_small(served.addr).await.into_split();
+    let line = |i: u32| format!("{i:0>99}\n");
+    let writer = tokio::spawn(async move {
+        for i in 0..100_000 {
+            write.write_all(line(i).as_bytes()).await.unwrap();
+        }
+        write
+    });
+    // The server has stopped reading: it takes in no more than it may keep.
+    until(|| (running.metric("spill_bytes{link=\"Client\"}") > 0.0).then_some(())).await;
+    let mut reader = BufReader::new(&mut read);
+    for i in 0..100_000 {
+        let mut got = String::new();
+        within(reader.read_line(&mut got)).await.unwrap();
+        assert_eq!(got, line(i));
+    }
+    within(writer).await.unwrap();
+    assert_eq!(running.closed("slow-reader"), 0.0);
+}
+
+#[tokio::test]
+async fn effects_are_handed_on_in_order() {
+    let effects = Arc::new(Mutex::new(Vec::new()));
+    let seen = effects.clone();
+    let options = HubOptions::default();
+    let on_effect = move |effect| seen.lock().unwrap().push(effect);
+    let hub = Hub::new(Recorder::default(), on_effect, Arc::default(), options.clone());
+    hub.with(|_, _, out| (0..3u8).for_each(|i| out.effect(vec![i])));
+    assert_eq!(*effects.lock().unwrap(), [[0], [1], [2]]);
+    until(|| hub.with(|engine, _, _| (engine.ticks > 1).then_some(()))).await;
+    options.cancel.cancel();
+    let (listener, _) = listener().await;
+    let serving = hub.serve_lines(listener, Link::Client, ListenLimits::default(), options.cancel);
+    within(serving).await;
+}
+
+#[tokio::test]
+async fn a_panic_of_the_engine_ends_the_hub_and_is_told() {
+    let running = Running::new();
+    let served = running.noise(ListenLimits::default()).await;
+    let mut bystander = Client::connect(served.addr).await;
+    let mut client = Client::connect(served.addr).await;
+    client.send(&[b"panic"]).await;
+    let failed = within(running.hub.failed()).await;
+    assert!(failed.to_string().starts_with("the engine panicked: "), "{failed}");
+    assert!(failed.to_string().contains("as asked"), "{failed}");
+    assert_eq!(client.next().await, None);
+    assert_eq!(bystander.next().await, None);
+    assert_eq!(running.closed("engine-failed"), 2.0);
+    assert_eq!(running.hub.try_with(|_, _, _| ()).unwrap_err(), failed);
+    // The listener ends, too.
+    within(served.task).await.unwrap();
+}
+
+/// Little of what is sent stays in the kernel.
+fn small_buffer(spill_bytes: usize) -> ListenLimits {
+    let connection =
+        ConnectionLimits { send_buffer: Some(4 << 10), spill_bytes, ..ConnectionLimits::default() };
+    ListenLimits { connection, ..ListenLimits::default() }
 }
