@@ -56,7 +56,8 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
         Effect::Finished(outcome) => drop(finished.try_send(outcome)),
     };
     let connections = CancellationToken::new();
-    let options = HubOptions { cancel: cx.shutdown.clone(), ..HubOptions::default() };
+    // Not the process's own signal: the engine has the last word before its connections end.
+    let options = HubOptions { cancel: connections.clone(), ..HubOptions::default() };
     let device = Device::new(config.clone(), &upstream, Instant::now());
     let hub = Hub::new(device, on_effect, metrics, options);
     let _ = hub_of_hasher.set(hub.clone());
