@@ -16,6 +16,8 @@ pub mod submitter;
 pub mod template;
 pub mod watch;
 
+use std::fs::File;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,6 +30,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::blocks::{BlockStore, SolvedBlock};
 use crate::config::{Config, Listen};
@@ -76,6 +79,7 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let board = Board::new(&nodes);
 
     let dir = &config.data_dir;
+    let _lock = lock(dir).with_context(|| format!("data_dir {}", dir.display()))?;
     let opened = TemplateStore::open(&dir.join("templates"), unix_ms())
         .with_context(|| format!("folder for templates in {}", dir.display()))?;
     let (templates, earlier) = opened;
@@ -109,8 +113,9 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     for (index, node) in nodes.iter().enumerate() {
         tasks.spawn(nodes::monitor(index, node.clone(), config.network, board.clone()));
     }
-    tasks.spawn(take_found(hub.clone(), found, submitter.clone()));
-    tasks.spawn(look_after(board.clone(), submitter));
+    let submissions = TaskTracker::new();
+    tasks.spawn(take_found(hub.clone(), found, submitter.clone(), submissions.clone()));
+    tasks.spawn(look_after(board.clone(), submitter.clone()));
     let feed = Feed {
         network: config.network,
         future: config.templates.future,
@@ -127,15 +132,28 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     listen(&config, &cx, &hub, &mut tasks).await?;
 
     tokio::select! {
-        () = cx.shutdown.cancelled() => Ok(()),
-        failed = hub.failed() => Err(failed.into()),
+        () = cx.shutdown.cancelled() => {}
+        failed = hub.failed() => return Err(failed.into()),
         // None of them ever ends by itself.
         ended = tasks.join_next() => match ended {
-            Some(Err(error)) => Err(error).context("a task failed"),
-            _ if cx.shutdown.is_cancelled() => Ok(()),
+            Some(Err(error)) => return Err(error).context("a task failed"),
+            _ if cx.shutdown.is_cancelled() => {}
             _ => anyhow::bail!("a task ended"),
         },
     }
+    // A block that came with the last bytes is on disk at least; handing it in is tried again by the next run.
+    hand_in_found(&hub, &submitter, &submissions);
+    submissions.close();
+    let _ = tokio::time::timeout(LAST_SUBMISSIONS, submissions.wait()).await;
+    Ok(())
+}
+
+/// Two processes in one folder would take each other's templates away. Released when the process ends, however it does.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(dir)?;
+    let file = File::create(dir.join("lock"))?;
+    file.try_lock().context("used by another process")?;
+    Ok(file)
 }
 
 async fn listen(
@@ -213,16 +231,25 @@ fn show_status(
 }
 
 /// Takes solved blocks from the engine to the submitter.
-async fn take_found(hub: Hub, found: Arc<Notify>, submitter: Arc<Submitter<Node>>) {
+async fn take_found(
+    hub: Hub,
+    found: Arc<Notify>,
+    submitter: Arc<Submitter<Node>>,
+    submissions: TaskTracker,
+) {
     loop {
         found.notified().await;
-        for found in hub.with(|engine, _, _| engine.take_found()) {
-            for remark in &found.remarks {
-                tracing::warn!(hash = %found.hash, template_id = found.template.id, "{remark}");
-            }
-            // Side by side: a node that hangs with one block must not delay the next.
-            tokio::spawn(submitter.clone().found(SolvedBlock::new(&found, unix_ms())));
+        hand_in_found(&hub, &submitter, &submissions);
+    }
+}
+
+fn hand_in_found(hub: &Hub, submitter: &Arc<Submitter<Node>>, submissions: &TaskTracker) {
+    for found in hub.with(|engine, _, _| engine.take_found()) {
+        for remark in &found.remarks {
+            tracing::warn!(hash = %found.hash, template_id = found.template.id, "{remark}");
         }
+        // Side by side: a node that hangs with one block must not delay the next.
+        submissions.spawn(submitter.clone().found(SolvedBlock::new(&found, unix_ms())));
     }
 }
 
@@ -234,7 +261,11 @@ async fn look_after(board: Board, submitter: Arc<Submitter<Node>>) {
         board.mark_unchanged();
         let pending = submitter.clone().round().await;
         tokio::select! {
-            _ = board.changed() => wait = LOOK_FIRST,
+            _ = board.changed() => {
+                wait = LOOK_FIRST;
+                // Not in the way of what is to be done first at a new tip.
+                tokio::time::sleep(LOOK_DELAY).await;
+            }
             () = tokio::time::sleep(if pending { wait } else { LOOK_LAST }) => wait = (wait * 2).min(LOOK_LAST),
         }
     }
@@ -246,6 +277,10 @@ fn unix_ms() -> u64 {
 
 /// Of a client's frame: `SubmitSolution` with the largest coinbase.
 const MAX_PAYLOAD: usize = 80_000;
+/// What is under way when the process is to end.
+const LAST_SUBMISSIONS: Duration = Duration::from_secs(3);
+/// From a change at a node to a look at the blocks there.
+const LOOK_DELAY: Duration = Duration::from_millis(50);
 /// Between two looks at blocks that are in no best chain, doubling.
 const LOOK_FIRST: Duration = Duration::from_secs(1);
 /// The most of that.

@@ -142,7 +142,8 @@ async fn watch_health(
         }
         tokio::select! {
             () = tokio::time::sleep(HEALTH_INTERVAL) => {}
-            () = look_now.notified() => {}
+            // Not in the way of what is to be done first then.
+            () = look_now.notified() => tokio::time::sleep(LOOK_DELAY).await,
         }
     }
 }
@@ -183,6 +184,8 @@ pub fn choose(states: &[NodeState], current: Option<usize>) -> Option<usize> {
 
 /// Between two looks at a node's chain and peers.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+/// From a new tip or a node's return to a look at it.
+const LOOK_DELAY: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

@@ -411,4 +411,16 @@ mod tests {
         let (_, found) = TemplateStore::open(dir.path(), 1).unwrap();
         assert!(found.is_empty() && files(dir.path()).is_empty());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_file_is_read_with_a_panic(records in proptest::collection::vec((0u8..4, proptest::collection::vec(proptest::num::u8::ANY, 0..200)), 0..6)) {
+            let mut bytes = MAGIC.to_vec();
+            for (kind, body) in records {
+                record(&mut bytes, kind, &body, &sha256d(&body));
+            }
+            let templates = read_file(Path::new("any"), &bytes);
+            proptest::prop_assert!(templates.len() <= 6);
+        }
+    }
 }

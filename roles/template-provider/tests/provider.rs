@@ -189,6 +189,20 @@ async fn work_survives_a_restart_of_ours() {
 }
 
 #[tokio::test]
+async fn two_processes_do_not_share_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = FakeNode::start().await;
+    let first = Provider::start(dir.path(), &[&node]).await;
+    first.ready().await;
+    let error = Provider::start(dir.path(), &[&node]).await.ended().await;
+    assert!(error.contains("used by another process"), "{error}");
+    first.stop().await;
+    let again = Provider::start(dir.path(), &[&node]).await;
+    again.ready().await;
+    again.stop().await;
+}
+
+#[tokio::test]
 async fn another_node_takes_over() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (FakeNode::start().await, FakeNode::start().await);

@@ -2,6 +2,7 @@ use adit_sv2::messages::extensions::RequestExtensions;
 use adit_sv2::messages::template_distribution::{NewTemplate, SetNewPrevHash};
 use adit_sv2::messages::{AnyMessage, Message};
 use adit_transport::Delivery;
+use proptest::prelude::*;
 
 use super::*;
 use crate::solution::tests::solve;
@@ -488,4 +489,33 @@ fn who_never_finishes_the_setup_is_closed() {
     assert_eq!(net.said_to_all(), [(2, Said::Close(reason)), (3, Said::Close(reason))]);
     net.engine.handle(PeerId(1), Client, Event::Closed("gone"), net.now, &mut net.out);
     assert!(net.engine.clients().is_empty());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_disturb_anybody_else(
+        after_setup: bool,
+        frames in prop::collection::vec((0u16..4, any::<bool>(), 0u8..0x80, prop::collection::vec(any::<u8>(), 0..60)), 1..8),
+    ) {
+        let mut net = Net::new();
+        net.publish(&offer(1, 5, 2));
+        net.client(1, 100);
+        net.supply();
+        net.open(2);
+        if after_setup {
+            net.say(2, &setup());
+        }
+        net.said_to_all();
+        for (extension_type, channel_msg, msg_type, payload) in frames {
+            // Half of all types are those of the protocol.
+            let msg_type = if msg_type & 1 == 0 { 0x70 + (msg_type >> 1) % 7 } else { msg_type };
+            let header = Header { extension_type, channel_msg, msg_type, msg_length: payload.len() as u32 };
+            let event = Event::Frame(header, &payload);
+            net.engine.handle(PeerId(2), Client, event, net.now, &mut net.out);
+        }
+        net.supply();
+        prop_assert!(net.said_to_all().iter().all(|(peer, _)| *peer == 2));
+        net.publish(&offer(2, 6, 0));
+        prop_assert_eq!(net.said(1).len(), 2);
+    }
 }

@@ -73,6 +73,13 @@ impl Provider {
         self.handle.context().metrics.encode().unwrap()
     }
 
+    /// Waits until it has failed by itself, and says why.
+    pub async fn ended(self) -> String {
+        let ended =
+            tokio::time::timeout(DEADLINE, self.handle.wait()).await.expect("it ends in time");
+        format!("{:#}", ended.expect_err("it fails"))
+    }
+
     pub async fn stop(self) {
         self.handle.shutdown();
         self.handle.wait().await.unwrap();
