@@ -200,7 +200,9 @@ impl Feed {
             Err(error) => Some(error.to_string()),
             Ok(offer) => useless(&offer.template),
         };
-        self.board.update(index, |state| state.refusal.clone_from(&refusal));
+        self.board.update(index, |state| {
+            state.refusal = refusal.clone().map(|reason| (reason, Instant::now()))
+        });
         let (Ok(Offer { template, backlog }), None) = (answer, refusal) else {
             memory.next_look = Instant::now() + ASK_AGAIN;
             return;

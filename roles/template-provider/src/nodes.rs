@@ -27,8 +27,8 @@ pub struct NodeState {
     pub unreachable: Option<String>,
     /// Why its templates would be of no use.
     pub unfit: Option<String>,
-    /// Why it gave no template when asked.
-    pub refusal: Option<String>,
+    /// Why it gave no template when it was asked last, and when that was.
+    pub refusal: Option<(String, Instant)>,
 }
 
 impl NodeState {
@@ -47,7 +47,8 @@ impl NodeState {
 
     /// What keeps it from giving templates.
     pub fn problem(&self) -> Option<&str> {
-        self.unreachable.as_deref().or(self.unfit.as_deref()).or(self.refusal.as_deref())
+        let refusal = self.refusal.as_ref().map(|(reason, _)| reason.as_str());
+        self.unreachable.as_deref().or(self.unfit.as_deref()).or(refusal)
     }
 
     /// For `/status`.
@@ -108,7 +109,7 @@ async fn watch_tip(index: usize, node: &Node, board: &Board, look_now: &Notify) 
                 look_now.notify_one();
             }
             TipEvent::Up => {
-                board.update(index, |state| state.unreachable = None);
+                board.update(index, |state| (state.unreachable, state.refusal) = (None, None));
                 look_now.notify_one();
             }
             TipEvent::Down(error) => {
@@ -136,6 +137,8 @@ async fn watch_health(
                 state.peers = peers.connections;
                 state.unfit = unfit(network, &chain, &peers);
                 state.version = peers.subversion;
+                // While others are asked, nobody would find out that it has changed its mind.
+                state.refusal.take_if(|(_, at)| at.elapsed() >= REFUSAL_STANDS);
             }),
             // The tip watch notices first that a node does not answer, and that it does again.
             Err(error) => board.update(index, |state| state.unfit = Some(error.to_string())),
@@ -184,6 +187,8 @@ pub fn choose(states: &[NodeState], current: Option<usize>) -> Option<usize> {
 
 /// Between two looks at a node's chain and peers.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+/// After this a node that gave no template is tried again.
+const REFUSAL_STANDS: Duration = Duration::from_secs(60);
 /// From a new tip or a node's return to a look at it.
 const LOOK_DELAY: Duration = Duration::from_millis(50);
 
@@ -217,7 +222,7 @@ mod tests {
         a.height = 9;
         b.unfit = Some("has no peers".to_owned());
         assert_eq!(choose(&[a.clone(), b.clone()], Some(1)), Some(0));
-        a.refusal = Some("no template".to_owned());
+        a.refusal = Some(("no template".to_owned(), Instant::now()));
         assert_eq!(choose(&[a.clone(), b.clone()], Some(0)), Some(0));
         b.unfit = None;
         assert_eq!(choose(&[a, b], Some(0)), Some(1));
