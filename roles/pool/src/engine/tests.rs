@@ -1,1 +1,9 @@
+//! The engine as lists of inputs and outputs, on simulated time.
 
+mod blocks;
+mod channels;
+mod connections;
+mod fuzz;
+mod providers;
+mod shares;
+mod sim;
