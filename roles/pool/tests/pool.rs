@@ -1,0 +1,146 @@
+//! The pool as a role inside this process, between a template provider and a miner on loopback.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use adit_pool::{Pool, store::Store};
+use adit_service::parse_config;
+use common::{DEADLINE, Miner, News, TemplateProvider, authority, config};
+
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: pool\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+async fn page(address: SocketAddr, path: &'static str) -> String {
+    tokio::task::spawn_blocking(move || get(address, path)).await.unwrap()
+}
+
+fn parse(text: &str) -> adit_pool::config::Config {
+    parse_config(text, Path::new("")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_and_blocks_from_miner_to_store_and_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut provider = TemplateProvider::start().await;
+    let text = config(
+        folder.path(),
+        "127.0.0.1:0".parse().unwrap(),
+        &provider,
+        "http.listen = \"127.0.0.1:0\"",
+    );
+    let pool = adit_service::start::<Pool>(parse(&text)).await.unwrap();
+    let address = pool.listener("miners").await.unwrap();
+    let mut miner = Miner::start(address, authority(1).public());
+    miner.work().await;
+    pool.ready().await.unwrap();
+
+    miner.submit(25, false);
+    miner.accepted(25).await;
+    miner.submit(1, true);
+    assert_eq!(provider.solution().await, 1);
+    miner.accepted(1).await;
+    provider.new_tip(2);
+    miner.work().await;
+    miner.submit(1, false);
+    miner.accepted(1).await;
+
+    let http = pool.http_addr.unwrap();
+    let status: serde_json::Value = serde_json::from_str(&page(http, "/status").await).unwrap();
+    let state = &status["state"];
+    assert_eq!(state["template_providers"][0]["state"], "ready");
+    assert_eq!(state["tip"]["prev_hash"], "02".repeat(32));
+    let channel = &state["channels"][0];
+    assert_eq!((&channel["kind"], &channel["identity"]), (&"extended".into(), &"alice.rig".into()));
+    assert_eq!(
+        (&channel["accepted"], &channel["extranonce_prefix"]),
+        (&27.into(), &"00000000".into())
+    );
+    assert_eq!(state["work"]["accepted"], 27);
+    assert_eq!(state["work"]["latest"][0]["worker"], "rig");
+    let block = &state["blocks"][0];
+    assert_eq!(
+        (&block["state"], &block["height"], &block["account"]),
+        (&"pending".into(), &300.into(), &"alice".into())
+    );
+
+    let metrics = page(http, "/metrics").await;
+    for line in [
+        "adit_pool_shares_total{result=\"accepted\",reason=\"none\"} 27",
+        "adit_pool_shares_total{result=\"rejected\",reason=\"stale-share\"} 0",
+        "adit_pool_channels{kind=\"extended\"} 1",
+        "adit_pool_blocks_total{state=\"found\"} 1",
+        "adit_pool_blocks_total{state=\"accepted\"} 0",
+        "adit_pool_job_fan_out_seconds_count 2",
+        "adit_pool_unstored_shares 0",
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line} is not in {metrics}");
+    }
+    assert!(!metrics.contains("adit_pool_share_ack_seconds_count 0\n"));
+
+    drop(miner);
+    pool.shutdown();
+    pool.wait().await.unwrap();
+    let store = Store::open(&folder.path().join("pool.redb")).unwrap();
+    assert_eq!(store.totals(1).unwrap().accepted, 27);
+    assert_eq!(store.pending_blocks().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_starts_before_its_provider_and_says_what_it_waits_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut provider = TemplateProvider::start().await;
+    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = away.local_addr().unwrap();
+    drop(away);
+    let text = config(
+        folder.path(),
+        "127.0.0.1:0".parse().unwrap(),
+        &provider,
+        "http.listen = \"127.0.0.1:0\"",
+    );
+    let text = text.replace(&format!("\"{}\"", provider.address), &format!("\"{gone}\""));
+    let pool = adit_service::start::<Pool>(parse(&text)).await.unwrap();
+    let wanted = format!("waiting for template provider {gone}: cannot connect");
+    let mut ready = page(pool.http_addr.unwrap(), "/readyz").await;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !ready.contains(&wanted) {
+        assert!(tokio::time::Instant::now() < deadline, "{ready}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        ready = page(pool.http_addr.unwrap(), "/readyz").await;
+    }
+    assert!(ready.contains("no template yet"), "{ready}");
+    // A miner may come already; it is answered once there is work, which there never is.
+    let _miner = Miner::start(pool.listener("miners").await.unwrap(), authority(1).public());
+    pool.shutdown();
+    pool.wait().await.unwrap();
+
+    // The same file, now with a provider: the miner that waits is served.
+    let text = config(folder.path(), "127.0.0.1:0".parse().unwrap(), &provider, "");
+    let pool = adit_service::start::<Pool>(parse(&text)).await.unwrap();
+    let mut miner = Miner::start(pool.listener("miners").await.unwrap(), authority(1).public());
+    miner.work().await;
+    miner.submit(1, true);
+    provider.solution().await;
+    drop(pool);
+    while !matches!(miner.next().await, News::Closed) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_use_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let provider = TemplateProvider::start().await;
+    let _taken = Store::open(&folder.path().join("pool.redb")).unwrap();
+    let text = config(folder.path(), "127.0.0.1:0".parse().unwrap(), &provider, "");
+    let pool = adit_service::start::<Pool>(parse(&text)).await.unwrap();
+    let error = pool.wait().await.unwrap_err().to_string();
+    assert!(error.ends_with("pool.redb is in use by another process"), "{error}");
+}

@@ -1,0 +1,130 @@
+//! The binary: killed in the middle of mining, and given wrong configurations.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use adit_pool::store::Store;
+use common::{Miner, News, TemplateProvider, authority, config};
+
+/// A pool as a process; killed when dropped.
+struct Process(Child);
+
+impl Process {
+    fn start(config: &Path) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_adit-pool"))
+            .args(["run", "-c"])
+            .arg(config)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap(); // SIGKILL
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut provider = TemplateProvider::start().await;
+    let address = free_address();
+    let file = folder.path().join("pool.toml");
+    std::fs::write(&file, config(folder.path(), address, &provider, "shares.ack_batch = 3"))
+        .unwrap();
+    let mut pool = Process::start(&file);
+    let mut miner = Miner::start(address, authority(1).public());
+    let mut acknowledged = 0;
+    for _ in 0..3 {
+        miner.work().await;
+        miner.submit(1, true);
+        provider.solution().await;
+        miner.accepted(1).await;
+        miner.submit(200, false);
+        // Killed while some are acknowledged and others on their way.
+        acknowledged += 1;
+        while let News::Accepted(more) = miner.next().await {
+            acknowledged += u64::from(more);
+            if more > 0 {
+                break;
+            }
+        }
+        pool.kill();
+        loop {
+            match miner.next().await {
+                News::Accepted(more) => acknowledged += u64::from(more),
+                News::Closed => break,
+                News::Work | News::Refused(_) => {}
+            }
+        }
+        let store = Store::open(&folder.path().join("pool.redb")).unwrap();
+        let stored = store.totals(1).unwrap().accepted;
+        assert!(
+            stored >= acknowledged,
+            "{stored} of {acknowledged} acknowledged shares are stored"
+        );
+        assert!(!store.pending_blocks().unwrap().is_empty());
+        drop(store);
+        pool = Process::start(&file);
+        assert_eq!(provider.solution().await, 1, "the block of the former run, again");
+        while provider.try_solution().is_some() {}
+    }
+    // Mining goes on, nobody else restarted.
+    miner.work().await;
+    miner.submit(3, false);
+    miner.accepted(3).await;
+}
+
+#[test]
+fn a_wrong_configuration_is_one_line_and_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pool.toml");
+    let good = format!(
+        "network = \"regtest\"\nauthority.secret_key = \"{}\"\n[[template_provider]]\naddress = \"127.0.0.1:8442\"\n[coinbase]\n",
+        *authority(1).to_text()
+    );
+    let address = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4";
+    for (line, wanted) in [
+        ("adress = \"x\"", ":6: coinbase.adress: ".to_owned()),
+        (
+            &format!("output = \"{address}\""),
+            format!(
+                ":6: coinbase.output: address {address} belongs to another network than regtest"
+            ),
+        ),
+        (
+            "output = \"raw(51)\"\ntag = \"\\u0007\"",
+            ":7: coinbase.tag: must be printable ASCII".to_owned(),
+        ),
+    ] {
+        std::fs::write(&file, format!("{good}{line}\n")).unwrap();
+        for command in ["check", "run"] {
+            let output = Command::new(env!("CARGO_BIN_EXE_adit-pool"))
+                .args([command, "-c"])
+                .arg(&file)
+                .output()
+                .unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains(&format!("{}{wanted}", file.display())), "{stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        }
+    }
+}
