@@ -242,7 +242,7 @@ impl Queue {
     }
 
     /// Waits for the next batch and puts it into `records`; false once the queue is closed and empty.
-    fn take(&self, records: &mut Vec<Record>) -> bool {
+    pub(crate) fn take(&self, records: &mut Vec<Record>) -> bool {
         let mut waiting = self.lock();
         loop {
             let due = match waiting.since {

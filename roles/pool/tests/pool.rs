@@ -1,5 +1,7 @@
 //! The pool as a role inside this process, between a template provider and a miner on loopback.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::io::{Read, Write};

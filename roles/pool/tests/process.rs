@@ -1,5 +1,7 @@
 //! The binary: killed in the middle of mining, and given wrong configurations.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::net::SocketAddr;

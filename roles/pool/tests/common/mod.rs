@@ -1,4 +1,10 @@
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test binary uses a part of it"
+)]
 //! A template provider and a miner to put around a real pool.
 
 use std::net::SocketAddr;

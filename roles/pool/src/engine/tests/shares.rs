@@ -6,7 +6,7 @@ use adit_sv2::messages::mining::SubmitSharesExtended;
 
 use super::sim::{Found, START, Sim, Wanted};
 use crate::engine::Link;
-use crate::store::{QUEUE_LIMIT, Record, ShareOutcome};
+use crate::store::{QUEUE_LIMIT, Queue, Record, ShareOutcome};
 
 #[test]
 fn shares_are_acknowledged_by_count_once_stored() {
@@ -178,6 +178,45 @@ fn a_share_of_a_closed_channel_is_credited_and_nobody_told() {
     assert_eq!(sim.store(), 1);
     assert!(sim.heard(rig.peer).is_empty());
     assert_eq!(sim.engine.core.ledger.unstored(), 0);
+}
+
+/// From a frame to the store's queue, and from the store's report to the acknowledgement.
+#[test]
+fn the_steady_path_does_not_allocate() {
+    const SHARES: usize = 500;
+    let (mut sim, tp) = Sim::working("shares.ack_batch = 10\nshares.vardiff = false");
+    let queue = Queue::default();
+    let mut batch = Vec::new();
+    for (mut rig, tip) in [(sim.extended("a"), 2), (sim.standard("b"), 4)] {
+        // The job before tells how many shares are to be expected, and buffers get their size.
+        for round in 0..3 {
+            sim.pass(Duration::from_secs(2));
+            sim.tip(tp, 0, u64::from(tip) + round, tip + round as u8);
+            rig.listen(&mut sim);
+            let found: Vec<Found> = (0..SHARES).map(|_| rig.search(Wanted::Share)).collect();
+            let frames: Vec<Vec<u8>> = found.iter().map(|found| rig.frame(found)).collect();
+            let mut shares = 0;
+            let measured = allocation_counter::measure(|| {
+                for frame in &frames {
+                    sim.event_quietly(rig.peer, frame, &queue);
+                }
+                queue.take(&mut batch);
+                for record in batch.drain(..) {
+                    shares += usize::from(work(&record).is_some());
+                }
+                sim.stored_quietly((SHARES as u64) * (round + 1) + 4_000_000);
+            });
+            assert_eq!(shares, SHARES);
+            assert_eq!(sim.heard(rig.peer).len(), 0);
+            if round == 2 {
+                assert_eq!(
+                    (measured.count_total, sim.said),
+                    (0, SHARES / 10),
+                    "allocations and acknowledgements"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use adit_transport::{Delivery, Engine, Event, Now, Outbox, PeerId};
 use crate::config::Config;
 use crate::engine::{Effect, Link, PoolEngine};
 use crate::metrics::Metrics;
-use crate::store::{FoundBlock, Record, ShareOutcome};
+use crate::store::{FoundBlock, Queue, Record, ShareOutcome};
 
 /// One of 65,536 hashes is a block.
 pub(super) const NBITS: u32 = 0x1f00_ffff;
@@ -34,6 +34,8 @@ pub(super) struct Sim {
     /// What waits for the disk.
     pub(super) records: Vec<Record>,
     peers: u64,
+    /// Frames of the last [`stored_quietly`](Self::stored_quietly).
+    pub(super) said: usize,
 }
 
 impl Sim {
@@ -60,6 +62,7 @@ impl Sim {
             closed: Vec::new(),
             records: Vec::new(),
             peers: 0,
+            said: 0,
         }
     }
 
@@ -104,6 +107,31 @@ impl Sim {
         encode_frame(message, &mut frame);
         let (header, payload) = frame.split_first_chunk().unwrap();
         self.event(peer, link, Event::Frame(Header::parse(header), payload));
+    }
+
+    /// A miner's frame, as the driver carries it: what is to be stored goes into the queue.
+    pub(super) fn event_quietly(&mut self, peer: PeerId, frame: &[u8], queue: &Queue) {
+        let (header, payload) = frame.split_first_chunk().unwrap();
+        let event = Event::Frame(Header::parse(header), payload);
+        self.engine.handle(peer, Link::Miner, event, self.now, &mut self.out);
+        self.out.deliver(|delivery| panic!("{delivery:?}"));
+        for effect in self.out.take_effects() {
+            if let Effect::Store(record) = effect {
+                queue.push(record);
+            }
+        }
+    }
+
+    /// The disk took every share up to this number; counts what is said then and drops it.
+    pub(super) fn stored_quietly(&mut self, number: u64) {
+        self.engine.stored(Some(number), &[], self.now, &mut self.out);
+        let mut bytes = 0;
+        self.out.deliver(|delivery| {
+            if let Delivery::Bytes(_, frames) = delivery {
+                bytes += frames.len();
+            }
+        });
+        self.said = bytes / (Header::LEN + 20);
     }
 
     /// What was said to this peer since the last time, as logs show it.
@@ -362,13 +390,15 @@ impl Rig {
         }
     }
 
-    pub(super) fn submit(&self, sim: &mut Sim, found: &Found) {
+    /// The frame that submits it.
+    pub(super) fn frame(&self, found: &Found) -> Vec<u8> {
         let Found { sequence_number, job_id, nonce, ntime, version, ref extranonce, .. } = *found;
         let channel_id = self.client.id();
+        let mut frame = Vec::new();
         if self.client.extranonce_size() == 0 {
             let share =
                 SubmitSharesStandard { channel_id, sequence_number, job_id, nonce, ntime, version };
-            sim.send(self.peer, Link::Miner, &share);
+            encode_frame(&share, &mut frame);
         } else {
             let extranonce = B032::new(extranonce).unwrap();
             let share = SubmitSharesExtended {
@@ -380,8 +410,15 @@ impl Rig {
                 version,
                 extranonce,
             };
-            sim.send(self.peer, Link::Miner, &share);
+            encode_frame(&share, &mut frame);
         }
+        frame
+    }
+
+    pub(super) fn submit(&self, sim: &mut Sim, found: &Found) {
+        let frame = self.frame(found);
+        let (header, payload) = frame.split_first_chunk().unwrap();
+        sim.event(self.peer, Link::Miner, Event::Frame(Header::parse(header), payload));
     }
 
     /// Finds and submits so many shares.
