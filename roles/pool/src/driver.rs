@@ -19,13 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, EXAMPLE, Listen};
 use crate::engine::{Effect, Link, PoolEngine};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Summary};
 use crate::store::{self, Progress, Queue, Store};
 
 /// The role, for the binary and for programs that run a pool inside.
 #[derive(Debug)]
 pub struct Pool;
 
+/// How often the log tells how it goes.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Blocks and workers that `/status` lists.
@@ -73,7 +75,11 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let on_effect = {
         let (queue, metrics) = (queue.clone(), metrics.clone());
         move |effect| match effect {
-            Effect::Store(record) => queue.push(record),
+            Effect::Store(record) => {
+                if !queue.push(record) {
+                    metrics.reject_not_stored();
+                }
+            }
             Effect::FannedOut(since) => metrics.fanned_out(since.elapsed()),
         }
     };
@@ -111,7 +117,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     }
     let limits = listen_limits(&config.listen);
     tasks.spawn(hub.serve_noise(listener, Link::Miner, server, limits, cx.shutdown.clone()));
-    tasks.spawn(watch(hub.clone(), cx.clone()));
+    tasks.spawn(watch(hub.clone(), metrics, cx.clone()));
 
     let failed = hub.failed();
     tokio::select! {
@@ -188,8 +194,10 @@ fn keep_provider(
     )
 }
 
-/// Says what the pool waits for.
-async fn watch(hub: Hub<PoolEngine>, cx: Context) {
+/// Says what the pool waits for, and once a minute how it goes.
+async fn watch(hub: Hub<PoolEngine>, metrics: Metrics, cx: Context) {
+    let mut summary = Summary::default();
+    let mut next_summary = tokio::time::Instant::now() + SUMMARY_INTERVAL;
     let mut interval = interval(READINESS_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -197,9 +205,28 @@ async fn watch(hub: Hub<PoolEngine>, cx: Context) {
             () = cx.shutdown.cancelled() => return,
             _ = interval.tick() => {}
         }
-        let Ok(readiness) = hub.try_with(|engine, _, _| engine.readiness()) else { return };
+        let Ok((readiness, counts)) =
+            hub.try_with(|engine, _, _| (engine.readiness(), engine.counts()))
+        else {
+            return;
+        };
         cx.readiness.set("template provider", readiness.template_provider);
         cx.readiness.set("template", readiness.template);
+        if next_summary <= tokio::time::Instant::now() {
+            next_summary += SUMMARY_INTERVAL;
+            let last = std::mem::replace(&mut summary, metrics.summary());
+            let Summary { accepted, rejected, blocks } = summary;
+            let (accepted, rejected) = (accepted - last.accepted, rejected - last.rejected);
+            let (connections, channels) = counts;
+            tracing::info!(
+                connections,
+                channels,
+                accepted,
+                rejected,
+                blocks = blocks - last.blocks,
+                "last minute"
+            );
+        }
     }
 }
 

@@ -57,6 +57,14 @@ impl Refusal {
     }
 }
 
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) accepted: u64,
+    pub(crate) rejected: u64,
+    pub(crate) blocks: u64,
+}
+
 /// The metrics. Clones count into the same ones.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -72,6 +80,7 @@ pub struct Metrics {
     set_targets: Counter,
     commit: Histogram,
     unstored: Gauge,
+    rejects_not_stored: Counter,
     connected: Family<[(&'static str, String); 1], Gauge>,
     templates: Family<Label, Counter>,
 }
@@ -103,6 +112,7 @@ impl Default for Metrics {
             set_targets: Counter::default(),
             commit: short(),
             unstored: Gauge::default(),
+            rejects_not_stored: Counter::default(),
             connected: Family::default(),
             templates: Family::default(),
         }
@@ -140,6 +150,8 @@ impl Metrics {
             "Accepted shares that are not on disk yet",
             self.unstored.clone(),
         );
+        let help = "Refused shares that are missing in the store's counts, since the disk did not take them in time";
+        registry.register("rejects_not_stored", help, self.rejects_not_stored.clone());
         let help = "1 where the template provider is connected";
         registry.register("template_provider_connected", help, self.connected.clone());
         for kind in ["future", "new-tip", "newer", "unchanged", "refused"] {
@@ -195,6 +207,18 @@ impl Metrics {
 
     pub(crate) fn unstored(&self, shares: usize) {
         self.unstored.set(shares as i64);
+    }
+
+    pub(crate) fn reject_not_stored(&self) {
+        self.rejects_not_stored.inc();
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            accepted: self.accepted.get(),
+            rejected: self.rejected.iter().map(Counter::get).sum(),
+            blocks: self.blocks.get_or_create(&[("state", "found")]).get(),
+        }
     }
 
     pub(crate) fn template_provider(&self, address: &str, connected: bool) {

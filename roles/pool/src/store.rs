@@ -3,7 +3,8 @@
 //! The engine pushes records into a bounded [`Queue`]; the thread commits them in batches and then reports which are on
 //! disk, and only then are they acknowledged to miners. Nothing is dropped: while the disk does not take a batch it is
 //! tried again, records pile up to [`QUEUE_LIMIT`], and above that the engine refuses further shares with an error
-//! that the miner sees (`store-unavailable`). Blocks are never refused.
+//! that the miner sees (`store-unavailable`). Blocks are never refused. What is lost above the limit are mere counts of
+//! refused shares, which anybody can send without work; that is counted, too.
 
 mod record;
 mod schema;
@@ -218,9 +219,14 @@ struct Waiting {
 }
 
 impl Queue {
-    /// Adds a record. The engine keeps shares below [`QUEUE_LIMIT`], since it knows how many are not stored yet.
-    pub fn push(&self, record: Record) {
+    /// Adds a record. The engine keeps accepted shares below [`QUEUE_LIMIT`], since it knows how many are not stored yet.
+    /// False if this was a refused share and there is no room.
+    pub fn push(&self, record: Record) -> bool {
         let mut waiting = self.lock();
+        let refused = matches!(record, Record::Share { outcome: ShareOutcome::Rejected, .. });
+        if refused && waiting.records.len() >= QUEUE_LIMIT {
+            return false;
+        }
         let urgent = matches!(record, Record::Block(_));
         waiting.records.push(record);
         waiting.urgent |= urgent;
@@ -229,6 +235,7 @@ impl Queue {
         if first || urgent || waiting.records.len() == COMMIT_RECORDS {
             self.wake.notify_one();
         }
+        true
     }
 
     /// Lets the thread end once everything is stored.

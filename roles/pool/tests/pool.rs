@@ -45,14 +45,14 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
     miner.work().await;
     pool.ready().await.unwrap();
 
-    miner.submit(25, false);
+    miner.submit(25);
     miner.accepted(25).await;
-    miner.submit(1, true);
-    assert_eq!(provider.solution().await, 1);
+    let block = miner.submit_block();
+    provider.solution_with(block).await;
     miner.accepted(1).await;
     provider.new_tip(2);
     miner.work().await;
-    miner.submit(1, false);
+    miner.submit(1);
     miner.accepted(1).await;
 
     let http = pool.http_addr.unwrap();
@@ -81,7 +81,7 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
         "adit_pool_channels{kind=\"extended\"} 1",
         "adit_pool_blocks_total{state=\"found\"} 1",
         "adit_pool_blocks_total{state=\"accepted\"} 0",
-        "adit_pool_job_fan_out_seconds_count 2",
+        "adit_pool_job_fan_out_seconds_count 1",
         "adit_pool_unstored_shares 0",
     ] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line} is not in {metrics}");
@@ -130,8 +130,8 @@ async fn a_pool_starts_before_its_provider_and_says_what_it_waits_for() {
     let pool = adit_service::start::<Pool>(parse(&text)).await.unwrap();
     let mut miner = Miner::start(pool.listener("miners").await.unwrap(), authority(1).public());
     miner.work().await;
-    miner.submit(1, true);
-    provider.solution().await;
+    let block = miner.submit_block();
+    provider.solution_with(block).await;
     drop(pool);
     while !matches!(miner.next().await, News::Closed) {}
 }

@@ -56,10 +56,10 @@ async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() 
     let mut acknowledged = 0;
     for _ in 0..3 {
         miner.work().await;
-        miner.submit(1, true);
-        provider.solution().await;
+        let block = miner.submit_block();
+        provider.solution_with(block).await;
         miner.accepted(1).await;
-        miner.submit(200, false);
+        miner.submit(200);
         // Killed while some are acknowledged and others on their way.
         acknowledged += 1;
         while let News::Accepted(more) = miner.next().await {
@@ -84,13 +84,14 @@ async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() 
         );
         assert!(!store.pending_blocks().unwrap().is_empty());
         drop(store);
+        provider.forget_solutions();
         pool = Process::start(&file);
-        assert_eq!(provider.solution().await, 1, "the block of the former run, again");
-        while provider.try_solution().is_some() {}
+        // The block of the former run, again.
+        provider.solution_with(block).await;
     }
     // Mining goes on, nobody else restarted.
     miner.work().await;
-    miner.submit(3, false);
+    miner.submit(3);
     miner.accepted(3).await;
 }
 

@@ -45,6 +45,11 @@ impl PoolEngine {
         }
     }
 
+    /// Connections and open channels.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.miners.len(), self.miners.values().map(|miner| miner.channels.len()).sum())
+    }
+
     /// Everything but what the store knows.
     pub fn status(&self, now: Now) -> Value {
         let age = |unix_ms: u64| now.unix_ms.saturating_sub(unix_ms) / 1_000;
@@ -78,7 +83,7 @@ impl PoolEngine {
                 "coinbase_value_sats": template.coinbase_tx_value_remaining,
             })),
             "connections": self.miners.len(),
-            "channels_open": self.miners.values().map(|miner| miner.channels.len()).sum::<usize>(),
+            "channels_open": self.counts().1,
             "channels_waiting_for_a_template": self.miners.values().map(|miner| miner.held.len()).sum::<usize>(),
             "channels": channels.take(MAX_CHANNELS_SHOWN).collect::<Vec<_>>(),
             "unstored_shares": self.core.ledger.unstored(),

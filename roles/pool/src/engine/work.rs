@@ -219,7 +219,9 @@ impl PoolEngine {
             return;
         }
         self.core.extranonces.new_prev_hash();
-        out.effect(Effect::FannedOut(now.instant));
+        if self.miners.values().any(|miner| !miner.channels.is_empty()) {
+            out.effect(Effect::FannedOut(now.instant));
+        }
         let hash = current.tip.prev_hash;
         tracing::info!(prev_hash = %adit_mining::BlockHash(hash), channels = self.core.channels, "new tip");
         for (peer, miner) in self.miners.iter_mut().filter(|(_, miner)| !miner.held.is_empty()) {

@@ -15,6 +15,9 @@ pub(super) const FORMAT: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
 const LAST_BATCH: &str = "last_batch";
+/// Rejects of workers that never had a share accepted are summed up under `("", "")`, which no worker is called: a row
+/// for everybody who sends nonsense would fill the disk.
+///
 /// (account, worker) -> (shares accepted, work in expected hashes, last accepted in unix ms, shares rejected).
 const WORK: TableDefinition<'_, (&str, &str), (u64, u128, u64, u64)> = TableDefinition::new("work");
 /// (found in unix ms, hash) -> the block as JSON: few and worth reading by eye.
@@ -110,7 +113,10 @@ pub(super) fn commit(database: &Database, batch: &Batch) -> Result<(), Error> {
         }
         let mut table = write.open_table(WORK)?;
         for (identity, delta) in &batch.work {
-            let key = (identity.account.as_str(), identity.worker.as_str());
+            let mut key = (identity.account.as_str(), identity.worker.as_str());
+            if delta.accepted == 0 && table.get(key)?.is_none() {
+                key = ("", "");
+            }
             let (accepted, work, last, rejected) =
                 table.get(key)?.map_or((0, 0, 0, 0), |row| row.value());
             let row = (

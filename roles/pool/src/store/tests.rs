@@ -72,23 +72,55 @@ fn work_survives_a_restart_and_adds_up() {
     for round in 0..3 {
         let running = Running::start(&path);
         let numbers = 1..=1_000u64;
-        numbers.clone().for_each(|number| running.queue.push(accepted(&rig1, number, 1 << 70)));
+        assert!(numbers.clone().all(|number| running.queue.push(accepted(&rig1, number, 1 << 70))));
         running.queue.push(accepted(&rig2, 1_001, 5));
         let outcome = ShareOutcome::Rejected;
-        running.queue.push(Record::Share { identity: identity("bob", ""), outcome, unix_ms: 9 });
+        for nobody in ["bob", "mallory"] {
+            running.queue.push(Record::Share {
+                identity: identity(nobody, "x"),
+                outcome,
+                unix_ms: 9,
+            });
+        }
+        running.queue.push(Record::Share { identity: rig1.clone(), outcome, unix_ms: 9 });
         running.wait_for(1_001);
         running.stop();
         let totals = Store::open(&path).unwrap().totals(1).unwrap();
         let times = round + 1;
+        // Those who only ever sent nonsense share a row.
         assert_eq!((totals.accounts, totals.workers), (2, 3));
-        assert_eq!((totals.accepted, totals.rejected), (1_001 * times, times));
+        assert_eq!((totals.accepted, totals.rejected), (1_001 * times, 3 * times));
         assert_eq!(totals.work, ((1_000 << 70) + 5) * u128::from(times));
+        let all = running_totals(&path);
+        assert_eq!(
+            all.iter().map(|w| (w.account.as_str(), w.rejected)).collect::<Vec<_>>(),
+            [("alice", 0), ("alice", times), ("", 2 * times)]
+        );
         let [last] = &totals.latest[..] else { panic!("limit") };
         assert_eq!(
             (last.worker.as_str(), last.accepted, last.last_share_unix_ms),
             ("rig2", times, 2_001)
         );
     }
+}
+
+fn running_totals(path: &Path) -> Vec<WorkerTotals> {
+    Store::open(path).unwrap().totals(10).unwrap().latest
+}
+
+#[test]
+fn refused_shares_have_no_place_above_the_limit_and_blocks_always_do() {
+    let queue = Queue::default();
+    let nobody = identity("a", "");
+    let outcome = ShareOutcome::Rejected;
+    let refused = || Record::Share { identity: nobody.clone(), outcome, unix_ms: 0 };
+    assert!((0..QUEUE_LIMIT).all(|_| queue.push(refused())));
+    assert!(!queue.push(refused()));
+    assert!(queue.push(Record::Block(block(1, BlockState::Pending))));
+    let mut records = Vec::new();
+    assert!(queue.take(&mut records));
+    assert_eq!(records.len(), QUEUE_LIMIT + 1);
+    assert!(queue.push(refused()));
 }
 
 #[test]

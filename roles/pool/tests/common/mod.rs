@@ -77,7 +77,7 @@ fn hub<E: Engine>(engine: E) -> (Hub<E>, mpsc::UnboundedReceiver<E::Effect>, Can
 pub struct TemplateProvider {
     pub address: SocketAddr,
     hub: Hub<ProviderEngine>,
-    solutions: mpsc::UnboundedReceiver<u64>,
+    solutions: mpsc::UnboundedReceiver<Solution>,
     end: CancellationToken,
 }
 
@@ -91,14 +91,19 @@ impl TemplateProvider {
         Self { address, hub, solutions, end }
     }
 
-    /// The template id of the next solution.
-    pub async fn solution(&mut self) -> u64 {
+    /// The next solution.
+    pub async fn solution(&mut self) -> Solution {
         tokio::time::timeout(DEADLINE, self.solutions.recv()).await.expect("a solution").unwrap()
     }
 
-    /// The template id of a solution that came already.
-    pub fn try_solution(&mut self) -> Option<u64> {
-        self.solutions.try_recv().ok()
+    /// Waits for the solution with this nonce; others may come before it.
+    pub async fn solution_with(&mut self, nonce: u32) {
+        while self.solution().await.nonce != nonce {}
+    }
+
+    /// Drops what came already.
+    pub fn forget_solutions(&mut self) {
+        while self.solutions.try_recv().is_ok() {}
     }
 
     /// A new tip, told apart by a byte, and a template for it.
@@ -113,13 +118,20 @@ impl Drop for TemplateProvider {
     }
 }
 
+/// What a pool submitted.
+#[derive(Debug)]
+pub struct Solution {
+    pub template_id: u64,
+    pub nonce: u32,
+}
+
 struct ProviderEngine {
     client: Option<PeerId>,
     template_id: u64,
 }
 
 impl ProviderEngine {
-    fn new_tip(&mut self, mark: u8, now: Now, out: &mut Outbox<u64>) {
+    fn new_tip(&mut self, mark: u8, now: Now, out: &mut Outbox<Solution>) {
         let client = self.client.expect("a client");
         self.template_id += 1;
         let outputs = [&[0; 8][..], &[38, 0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed], &[7; 32]].concat();
@@ -150,9 +162,16 @@ impl ProviderEngine {
 
 impl Engine for ProviderEngine {
     type Link = ();
-    type Effect = u64;
+    type Effect = Solution;
 
-    fn handle(&mut self, peer: PeerId, (): (), event: Event<'_>, now: Now, out: &mut Outbox<u64>) {
+    fn handle(
+        &mut self,
+        peer: PeerId,
+        (): (),
+        event: Event<'_>,
+        now: Now,
+        out: &mut Outbox<Solution>,
+    ) {
         let Event::Frame(header, payload) = event else { return };
         match AnyMessage::decode(&header, payload).unwrap().0 {
             AnyMessage::Common(Common::SetupConnection(m)) => {
@@ -167,13 +186,13 @@ impl Engine for ProviderEngine {
                 self.new_tip(1, now, out);
             }
             AnyMessage::TemplateDistribution(TemplateDistribution::SubmitSolution(m)) => {
-                out.effect(m.template_id)
+                out.effect(Solution { template_id: m.template_id, nonce: m.header_nonce })
             }
             other => panic!("{other}"),
         }
     }
 
-    fn tick(&mut self, _: Now, _: &mut Outbox<u64>) {}
+    fn tick(&mut self, _: Now, _: &mut Outbox<Solution>) {}
 }
 
 /// A miner with one extended channel.
@@ -217,9 +236,14 @@ impl Miner {
         while !matches!(self.next().await, News::Work) {}
     }
 
-    /// Submits so many shares; `blocks` are blocks as well.
-    pub fn submit(&self, shares: usize, blocks: bool) {
-        self.hub.with(|engine, _, out| (0..shares).for_each(|_| engine.submit(blocks, out)));
+    /// Submits so many shares.
+    pub fn submit(&self, shares: usize) {
+        self.hub.with(|engine, _, out| (0..shares).for_each(|_| _ = engine.submit(false, out)));
+    }
+
+    /// Submits a share that is a block; returns its nonce.
+    pub fn submit_block(&self) -> u32 {
+        self.hub.with(|engine, _, out| engine.submit(true, out))
     }
 
     /// Waits until so many shares are acknowledged.
@@ -249,7 +273,7 @@ struct MinerEngine {
 }
 
 impl MinerEngine {
-    fn submit(&mut self, block: bool, out: &mut Outbox<News>) {
+    fn submit(&mut self, block: bool, out: &mut Outbox<News>) -> u32 {
         let client = self.client.as_mut().expect("a channel");
         let sequence_number = client.next_sequence_number();
         let work = client.active().expect("work");
@@ -257,8 +281,9 @@ impl MinerEngine {
         let root = work.job.merkle_root(work.extranonce_prefix, &extranonce).unwrap();
         let (job_id, version, ntime) = (work.job_id, work.job.version(), work.min_ntime);
         let mut scan = NonceScan::new(&Job::header(work.tip, root, version, ntime, 0));
-        let target = if block { work.tip.network_target } else { work.target };
-        let nonce = (self.nonce..).find(|nonce| target.is_met_by(&scan.hash(*nonce))).unwrap();
+        let (network, target) = (work.tip.network_target, work.target);
+        let fits = |hash| target.is_met_by(&hash) && network.is_met_by(&hash) == block;
+        let nonce = (self.nonce..).find(|nonce| fits(scan.hash(*nonce))).unwrap();
         self.nonce = nonce + 1;
         let extranonce = B032::new(&extranonce).unwrap();
         let channel_id = client.id();
@@ -272,6 +297,7 @@ impl MinerEngine {
             extranonce,
         };
         out.send(self.peer.expect("a connection"), &share);
+        nonce
     }
 }
 
