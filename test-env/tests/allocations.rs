@@ -5,6 +5,8 @@
 //! was set aside when the job came, for as many shares as the last finished job saw. The counting allocator looks at the
 //! calling thread alone.
 
+#![allow(clippy::unwrap_used)] // a test's helpers may panic as the test itself may
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
