@@ -147,7 +147,7 @@ pub const TAG_LIMIT: usize = 64;
 
 impl Default for Coinbase {
     fn default() -> Self {
-        Self { output: String::new(), tag: "adit".to_owned(), server_id: 0 }
+        Self { output: String::new(), tag: "adit".to_owned(), server_id: 1 }
     }
 }
 

@@ -64,7 +64,7 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
     assert_eq!((&channel["kind"], &channel["identity"]), (&"extended".into(), &"alice.rig".into()));
     assert_eq!(
         (&channel["accepted"], &channel["extranonce_prefix"]),
-        (&27.into(), &"00000000".into())
+        (&27.into(), &"01000000".into())
     );
     assert_eq!(state["work"]["accepted"], 27);
     assert_eq!(state["work"]["latest"][0]["worker"], "rig");
