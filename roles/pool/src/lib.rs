@@ -11,3 +11,8 @@ pub mod payout;
 pub mod store;
 
 pub use driver::{Pool, run};
+
+/// The whole program. Here and not in the binary, so that the role is compiled once.
+pub fn program() -> std::process::ExitCode {
+    adit_service::main::<Pool>()
+}

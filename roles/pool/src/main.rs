@@ -1,5 +1,5 @@
 //! `adit-pool`.
 
 fn main() -> std::process::ExitCode {
-    adit_service::main::<adit_pool::Pool>()
+    adit_pool::program()
 }

@@ -43,6 +43,11 @@ use crate::submitter::Submitter;
 
 type Hub = adit_transport::Hub<TemplateProvider>;
 
+/// The whole program. Here and not in the binary, so that the role is compiled once.
+pub fn program() -> std::process::ExitCode {
+    adit_service::main::<TemplateProviderRole>()
+}
+
 /// The role, for [`adit_service::main`] and [`adit_service::start`].
 #[derive(Debug)]
 pub struct TemplateProviderRole;

@@ -1,5 +1,5 @@
 //! The program; see the library.
 
 fn main() -> std::process::ExitCode {
-    adit_service::main::<adit_template_provider::TemplateProviderRole>()
+    adit_template_provider::program()
 }

@@ -188,7 +188,7 @@ impl Lab {
     }
 
     fn wait_ready(&self, state: &State, say: &dyn Fn(&str)) -> Result<()> {
-        let deadline = Instant::now() + ROLES_START;
+        let started = Instant::now();
         for role in &state.roles {
             let mut said = String::new();
             while let Err(missing) = role.ready() {
@@ -196,11 +196,12 @@ impl Lab {
                 if !role.process.is_alive() {
                     bail!("{} has ended; see {}", role.name, log.display());
                 }
-                if Instant::now() > deadline {
+                if started.elapsed() > ROLES_START {
                     bail!("{} is not ready: {missing}; see {}", role.name, log.display());
                 }
-                if said != missing {
-                    tracing::debug!(role = role.name, missing, "waiting");
+                // Most waits are over at once and not worth a word.
+                if said != missing && started.elapsed() > PATIENCE {
+                    say(&format!("waiting for {}: {missing}", role.name));
                     said = missing;
                 }
                 std::thread::sleep(Duration::from_millis(50));
@@ -232,6 +233,8 @@ const TAG: &str = "/adit-lab/";
 const NODE_START: Duration = Duration::from_secs(30);
 /// All roles together; they wait for one another, and back-off is at most 5 s.
 const ROLES_START: Duration = Duration::from_secs(60);
+/// Waits longer than this are told.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 fn entropy() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
