@@ -19,7 +19,7 @@ use crate::world::{self, CHANNEL_ID, Channels, EXTRANONCE_SIZE, MIN_NTIME, VERSI
 /// resolution does not count; duplicate detection is as full as that.
 const SHARES: usize = 8_192;
 
-/// A share of an extended channel: coinbase of about 280 bytes, 12 merkle steps, header, target,
+/// A share of an extended channel: coinbase of about 250 bytes, 12 merkle steps, header, target,
 /// duplicates, accounting.
 ///
 /// Adit: `ServerChannel::check_share` of the decoded message, and `credit`. SRI:

@@ -21,15 +21,18 @@ use codec_sv2::{
 use crate::measure::{Item, Side, Timed, compare, timed};
 
 /// Shares per round.
-const SHARES: usize = 10_000;
+const SHARES: usize = 10_240;
+/// Frames that Adit's driver finds in one read or puts into one write on a busy connection. SRI's reads and writes each
+/// frame on its own.
+const BATCH: usize = 64;
 
 /// A message becomes sealed bytes, ready to be written.
 ///
-/// Adit: the message is encoded into a reused buffer and sealed from there into a reused output.
-/// SRI: `MessageFrame` of the parsers' `AnyMessageOwned`, then `NoiseEncoder::encode_transport`, as
-/// its `NoiseTcpWriteHalf::write_frame` does. On both sides the sealed bytes are copied to the
-/// "socket" frame by frame. Check: the other side's end of the connection opens every frame and
-/// reads what went in.
+/// Adit: as its driver does, a batch of messages is encoded into one buffer, sealed from there into
+/// another and written at once; both are reused. SRI: `MessageFrame` of the parsers'
+/// `AnyMessageOwned`, then `NoiseEncoder::encode_transport`, then a write of its own, as its
+/// `NoiseTcpWriteHalf::write_frame` does. A write is a copy to the "socket" on both sides. Check: the
+/// other side's end of the connection opens every frame and reads what went in.
 pub(crate) fn encrypt_encode_share(rounds: usize) -> anyhow::Result<Item> {
     struct Ours(Connection<Sealer, PeerOpener>);
     impl Side for Ours {
@@ -37,14 +40,14 @@ pub(crate) fn encrypt_encode_share(rounds: usize) -> anyhow::Result<Item> {
             let shares = shares(round);
             let messages: Vec<_> = shares.iter().map(ShareFields::ours).collect();
             let mut socket = Vec::with_capacity(SHARES * 128);
-            let (mut plain, mut sealed) = (Vec::with_capacity(128), Vec::with_capacity(128));
+            let (mut plain, mut sealed) = (Vec::with_capacity(65_536), Vec::with_capacity(65_536));
             let sealer = &mut self.0.sends;
             let (time, result) = timed(SHARES, || {
-                for message in &messages {
+                for batch in messages.chunks(BATCH) {
                     plain.clear();
                     sealed.clear();
-                    encode_frame(black_box(message), &mut plain);
-                    sealer.seal(&plain, &mut sealed)?;
+                    batch.iter().for_each(|message| encode_frame(black_box(message), &mut plain));
+                    sealer.seal_all(&plain, &mut sealed)?;
                     socket.extend_from_slice(&sealed);
                 }
                 Ok::<(), SealError>(())
@@ -84,29 +87,34 @@ pub(crate) fn encrypt_encode_share(rounds: usize) -> anyhow::Result<Item> {
 
 /// Sealed bytes become a typed message.
 ///
-/// Both sides copy a frame's bytes from the "socket" into their own buffer first. Adit: opens in
-/// place and decodes borrowed. SRI: `NoiseDecoder` in its two steps (header, payload), then the
-/// parsers' `Mining`, as its `NoiseTcpReadHalf::read_frame` and handlers do (its additional copy
-/// through `current_frame_buf` is left out). Frames were sealed by the other side. Check: all fields
-/// of every message.
+/// A read is a copy from the "socket" on both sides. Adit: as its driver does, reads a batch, opens
+/// its frames in place and decodes borrowed. SRI: `NoiseDecoder` in its two reads per frame (header,
+/// payload), then the parsers' `Mining`, as its `NoiseTcpReadHalf::read_frame` and handlers do (its
+/// additional copy through `current_frame_buf` is left out). Frames were sealed by the other side.
+/// Check: all fields of every message.
 pub(crate) fn decrypt_decode_share(rounds: usize) -> anyhow::Result<Item> {
     struct Ours(Connection<PeerSealer, Opener>);
     impl Side for Ours {
         fn round(&mut self, round: usize) -> anyhow::Result<(Timed, Vec<u8>)> {
             let shares = shares(round);
-            let mut frames = Vec::with_capacity(SHARES);
-            for share in &shares {
-                let mut frame = Vec::new();
-                self.0.sends.seal(share.peer(), &mut frame)?;
-                frames.push(frame);
+            let mut reads = Vec::with_capacity(SHARES / BATCH);
+            for batch in shares.chunks(BATCH) {
+                let mut read = Vec::new();
+                for share in batch {
+                    self.0.sends.seal(share.peer(), &mut read)?;
+                }
+                reads.push(read);
             }
             let mut scratch = vec![0; 65_536];
             let opener = &mut self.0.receives;
             let (time, result) = timed(SHARES, || {
-                for (frame, share) in frames.iter().zip(&shares) {
-                    let scratch = &mut scratch[..frame.len()];
-                    scratch.copy_from_slice(frame);
-                    open_ours(opener, scratch, share)?;
+                for (read, batch) in reads.iter().zip(shares.chunks(BATCH)) {
+                    let mut rest = &mut scratch[..read.len()];
+                    rest.copy_from_slice(read);
+                    for share in batch {
+                        let consumed = open_ours(opener, rest, share)?;
+                        rest = &mut rest[consumed..];
+                    }
                 }
                 anyhow::Ok(())
             });
