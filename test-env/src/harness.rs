@@ -20,24 +20,26 @@ mod chain;
 mod config;
 mod peer;
 mod role;
+mod stack;
 
 use std::env;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_sv2::keys::AuthorityPublicKey;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::bitcoind::{Bitcoind, Chain, Options};
 use crate::sniffer::Sniffer;
 
+pub use crate::ports::free_port;
 pub use chain::{Blocks, FoundBlock};
 pub use config::Setup;
 pub use peer::{LinePeer, Sv2Peer, read_to_end};
 pub use role::{Metrics, Role};
+pub use stack::Stack;
 
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(20);
@@ -86,29 +88,6 @@ pub fn payout_address(chain: Chain) -> String {
     let script = bitcoin::ScriptBuf::new_p2wpkh(&hash);
     let address = bitcoin::Address::from_script(&script, chain.network());
     address.expect("a p2wpkh script has an address").to_string()
-}
-
-/// A port of the loopback that is free and that this function never gives again.
-///
-/// It lies below the range from which the system takes ports for outgoing connections: a server that is killed and
-/// comes back must find its port free, and a client that tries meanwhile must not get it as its own.
-///
-/// # Errors
-/// None is free.
-pub fn free_port() -> Result<u16> {
-    const FIRST: u32 = 10_000;
-    const COUNT: u32 = 22_000;
-    static NEXT: AtomicU32 = AtomicU32::new(u32::MAX);
-    // Test executables that run side by side begin at different places.
-    let begin = std::process::id().wrapping_mul(97) % COUNT;
-    let _ = NEXT.compare_exchange(u32::MAX, begin, Ordering::Relaxed, Ordering::Relaxed);
-    for _ in 0..COUNT {
-        let port = FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port as u16)).is_ok() {
-            return Ok(port as u16);
-        }
-    }
-    bail!("no port is free")
 }
 
 /// The program `adit-NAME` that cargo built beside the running test.

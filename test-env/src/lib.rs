@@ -4,5 +4,6 @@ pub mod bitcoind;
 #[cfg(feature = "harness")]
 pub mod harness;
 pub mod lab;
+pub mod ports;
 #[cfg(feature = "harness")]
 pub mod sniffer;

@@ -1,6 +1,5 @@
 //! Bringing the lab up: keys, configurations, node, roles, in the order in which people would.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use super::process::{self, Process};
 use super::state::Rpc;
 use super::{Lab, RoleState, STATE_FILE, State, generate};
 use crate::bitcoind::{self, Chain};
+use crate::ports::{NODE_RPC, free_port, is_free};
 
 impl Lab {
     /// Brings a new lab up and waits until every role is ready. `say` hears of the progress.
@@ -35,6 +35,12 @@ impl Lab {
             std::fs::create_dir_all(&folder)
                 .with_context(|| format!("creating {}", folder.display()))?;
         }
+        // Two labs that start at once would both see the default ports free.
+        let turn = std::env::temp_dir()
+            .join(format!("adit-lab-{}.lock", rustix::process::getuid().as_raw()));
+        let turn =
+            std::fs::File::create(&turn).with_context(|| format!("opening {}", turn.display()))?;
+        turn.lock().context("waiting for another lab to start")?;
         let done = self.bring_up(network, miners, say);
         if done.is_err() {
             self.down().context("after a failed start")?;
@@ -109,7 +115,7 @@ impl Lab {
 
         let data = self.dir.join("data/bitcoind");
         std::fs::create_dir_all(&data)?;
-        let port = port_or_free(18443)?;
+        let port = port_or_free(NODE_RPC)?;
         let options = bitcoind::Options { chain: network, txindex: true, ..Default::default() };
         let mut command = Command::new(program);
         command.args(bitcoind::arguments(&options, &data, port, None)?);
@@ -242,15 +248,13 @@ fn entropy() -> Result<[u8; 32]> {
     Ok(bytes)
 }
 
-/// The wanted port if it is free, else any free one; 0 wants none in particular.
+/// The wanted port if it is free, else any free one.
 fn port_or_free(wanted: u16) -> Result<u16> {
-    let bound =
-        TcpListener::bind(("127.0.0.1", wanted)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
-    Ok(bound.context("finding a free port")?.local_addr()?.port())
+    if is_free(wanted) { Ok(wanted) } else { free_port() }
 }
 
 fn free_http() -> Result<String> {
-    Ok(format!("127.0.0.1:{}", port_or_free(0)?))
+    Ok(format!("127.0.0.1:{}", free_port()?))
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<()> {

@@ -1,0 +1,37 @@
+//! Free ports of the loopback.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Result, bail};
+
+/// Where a lab's node listens by default: left alone by [`free_port`].
+pub const NODE_RPC: u16 = 18443;
+
+/// A port of the loopback that is free and that this function never gives again in this process.
+///
+/// It lies below the range from which the system takes ports for outgoing connections: a server that is killed and
+/// comes back must find its port free, and a client that tries meanwhile must not get it as its own.
+///
+/// # Errors
+/// None is free.
+pub fn free_port() -> Result<u16> {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    static NEXT: AtomicU32 = AtomicU32::new(u32::MAX);
+    // Programs that run side by side begin at different places.
+    let begin = std::process::id().wrapping_mul(97) % COUNT;
+    let _ = NEXT.compare_exchange(u32::MAX, begin, Ordering::Relaxed, Ordering::Relaxed);
+    for _ in 0..COUNT {
+        let port = (FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) as u16;
+        if port != NODE_RPC && is_free(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
+}
+
+/// Whether nobody listens there now.
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
