@@ -1,5 +1,7 @@
 //! The lab as a user runs it: `adit-lab`, which `scripts/lab` builds and calls.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

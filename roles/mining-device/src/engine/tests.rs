@@ -263,7 +263,8 @@ fn refusals_and_rejects_are_told_and_with_strict_they_end_the_run() {
         });
         (finished, bench)
     };
-    let cases: [(&str, &dyn Fn(&mut Bench)); 6] = [
+    type Drive<'a> = &'a dyn Fn(&mut Bench);
+    let cases: [(&str, Drive<'_>); 6] = [
         ("upstream lost: connection refused: unsupported-protocol (flags 0x0)", &|b| {
             b.receive(&refused)
         }),
