@@ -1,6 +1,8 @@
 //! What the programs make of their command lines and configurations: one line with the place and exit code 2 for what
 //! is wrong, and commands that a newcomer can follow.
 
+#![allow(clippy::unwrap_used)] // a test's helpers may panic as the test itself may
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
