@@ -211,6 +211,16 @@ impl<E> Outbox<E> {
         self.orders[place..].iter().any(|o| matches!(o, Order::Close(p, _) if *p == peer))
     }
 
+    /// Whether this much and more is to be said to a connection.
+    pub(crate) fn says_more_than(&self, bytes: usize, peer: PeerId) -> bool {
+        let to_peer = |order: &Order| match order {
+            Order::Say(to, range) if *to == peer => range.len(),
+            _ => 0,
+        };
+        // Looked through only where it may be.
+        self.bytes.len() > bytes && self.orders.iter().map(to_peer).sum::<usize>() > bytes
+    }
+
     /// Takes what is to be said; [`restore`](Self::restore) gives the memory back.
     pub(crate) fn take_orders(&mut self) -> (Vec<Order>, Vec<u8>) {
         (std::mem::take(&mut self.orders), std::mem::take(&mut self.bytes))

@@ -26,6 +26,9 @@ use crate::{CloseReason, ConnectionLimits, Engine, Event, Now, Outbox, PeerId};
 const KEPT_SEALED: usize = 1 << 20;
 /// Bytes of a spill that are written at once, so that the lock is not held for long.
 const FLUSH_AT_ONCE: usize = 256 << 10;
+/// Said to one peer in answer to one read, above which it is delivered before the next message is looked at. Against
+/// small requests with large answers, of which one read holds a thousand: what is kept for a peer must have a bound.
+const ANSWERED_AT_ONCE: usize = 1 << 20;
 /// No order.
 const NONE: u32 = u32::MAX;
 
@@ -168,6 +171,12 @@ impl<E: Engine> State<E> {
                 self.engine.handle(peer, link, event, now, &mut self.outbox);
                 if self.outbox.closes_since(place, peer) {
                     break;
+                }
+                if self.outbox.says_more_than(ANSWERED_AT_ONCE, peer) {
+                    self.settle(now);
+                    if self.slots.get(&peer).is_none_or(|slot| slot.closing.is_some()) {
+                        break;
+                    }
                 }
             }
         }

@@ -184,6 +184,23 @@ async fn who_does_not_read_for_too_long_is_dropped() {
 }
 
 #[tokio::test]
+async fn many_requests_with_large_answers_at_once() {
+    let connection = ConnectionLimits { send_buffer: Some(4 << 10), ..Default::default() };
+    let running = Running::new();
+    let served = running.lines(ListenLimits { connection, ..Default::default() }).await;
+    let mut deaf = connect_small(served.addr).await;
+    let peer = running.until(|engine| engine.open.first().copied()).await;
+    // One read holds them all; answers to all of them would be half a gigabyte.
+    deaf.write_all(&b"much\n".repeat(500)).await.unwrap();
+    running.until_closed("slow-reader").await;
+    let told = running.hub.with(|engine, _, _| engine.of(peer));
+    let answered = told.iter().filter(|heard| **heard == Heard::Message(b"much".to_vec())).count();
+    assert!((1..10).contains(&answered), "{answered} were answered before the first was delivered");
+    assert!(matches!(told.last(), Some(Heard::Closed(_))), "nothing is heard after the end");
+    drop(deaf);
+}
+
+#[tokio::test]
 async fn a_closed_peer_has_only_so_long_to_read_the_rest() {
     let connection = ConnectionLimits {
         send_buffer: Some(4 << 10),

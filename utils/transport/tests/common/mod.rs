@@ -37,7 +37,7 @@ pub enum Heard {
 }
 
 /// Records everything; on [`Link::Client`] it also answers: a message that is `bye` with itself and a close, `panic` with
-/// a panic, `quiet` not at all, others with themselves.
+/// a panic, `quiet` not at all, the line `much` with a megabyte, others with themselves.
 #[derive(Default)]
 pub struct Recorder {
     pub heard: Vec<(PeerId, Heard)>,
@@ -84,6 +84,7 @@ impl Engine for Recorder {
             if message != b"quiet" {
                 match header {
                     Some(header) => out.send_frame(peer, header, message),
+                    None if message == b"much" => out.line(peer, &[b'a'; 1 << 20]),
                     None => out.line(peer, message),
                 }
             }
