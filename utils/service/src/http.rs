@@ -18,6 +18,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -61,6 +62,11 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     limits: Limits,
 ) {
+    let closed = Closed::default();
+    cx.metrics.register(|registry| {
+        let help = "Connections to these pages that were refused or did not end well";
+        registry.register("http_closed", help, closed.0.clone());
+    });
     let router = router(cx);
     let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
@@ -78,21 +84,48 @@ pub(crate) async fn serve(
             }
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            closed.count("too-many-connections");
             tracing::debug!(open = limits.connections, "http: connection refused");
             continue;
         };
-        let (router, stop) = (router.clone(), stop.clone());
+        let (router, stop, closed) = (router.clone(), stop.clone(), closed.clone());
         tokio::spawn(async move {
             let _permit = permit;
             tokio::select! {
                 served = timeout(limits.life, serve_connection(stream, router, limits)) => {
-                    if let Ok(Err(e)) = served {
-                        tracing::debug!(error = %e, "http: connection closed");
+                    match served {
+                        Ok(Ok(())) => {}
+                        Ok(Err(e)) => {
+                            closed.count(reason_of(&e));
+                            tracing::debug!(error = %e, "http: connection closed");
+                        }
+                        Err(_) => closed.count("life-over"),
                     }
                 }
                 () = stop.cancelled() => {}
             }
         });
+    }
+}
+
+/// Connections by the reason of their end.
+#[derive(Clone, Default)]
+struct Closed(Family<[(&'static str, &'static str); 1], Counter>);
+
+impl Closed {
+    fn count(&self, reason: &'static str) {
+        self.0.get_or_create(&[("reason", reason)]).inc();
+    }
+}
+
+fn reason_of(error: &hyper::Error) -> &'static str {
+    if error.is_timeout() {
+        "request-timeout"
+    } else if error.is_parse() {
+        "bad-request"
+    } else {
+        // It leaves in the middle of a request or an answer.
+        "peer-closed"
     }
 }
 

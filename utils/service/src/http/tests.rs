@@ -23,6 +23,21 @@ async fn exchange(addr: SocketAddr, request: &[u8]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+/// Waits until at least so many connections were closed for this reason.
+async fn counted(addr: SocketAddr, reason: &str, least: u64) {
+    let name = format!("adit_http_closed_total{{reason=\"{reason}\"}} ");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let (_, text) = get_page(addr, "/metrics").await;
+        let count = text.lines().find_map(|line| line.strip_prefix(&name));
+        if count.is_some_and(|count| count.parse::<u64>().unwrap() >= least) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not {least} {reason}: {text}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn get_page(addr: SocketAddr, path: &str) -> (String, String) {
     let answer = exchange(addr, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -163,6 +178,7 @@ async fn bad_requests() {
     assert!(answer.is_empty() || code(&answer).starts_with('4'), "{answer}");
     assert_eq!(exchange(addr, &[0xff; 100]).await.split(' ').nth(1), Some("400"));
     assert_eq!(code(&get_page(addr, "/healthz").await.0), "200");
+    counted(addr, "bad-request", 3).await;
 }
 
 #[tokio::test]
@@ -175,6 +191,7 @@ async fn silent_and_slow_clients_are_closed() {
     assert_eq!(exchange(addr, b"GET /healthz HT").await, "");
     let idle_after_answer = exchange(addr, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(idle_after_answer.ends_with("ok\n"), "{idle_after_answer}");
+    counted(addr, "request-timeout", 2).await;
 }
 
 #[tokio::test]
@@ -213,4 +230,6 @@ async fn too_many_clients() {
         assert!(tokio::time::Instant::now() < deadline, "the place is never given back");
         sleep(Duration::from_millis(20)).await;
     }
+    let (_, text) = get_page(addr, "/metrics").await;
+    assert!(text.contains("adit_http_closed_total{reason=\"too-many-connections\"} "), "{text}");
 }
