@@ -1,0 +1,279 @@
+//! The translator's logic: lines of miners and frames of an upstream in, lines and frames out. No sockets, no clock.
+//!
+//! Miners are answered here and at once; nothing they ask waits for the upstream. Each miner that has introduced itself
+//! gets an extended channel upstream. Its `extranonce1` is the translator's own, and the upstream's prefix is hidden in
+//! `coinb1` of every job: whatever becomes of the upstream, all a miner sees of it is a clean job.
+
+mod channel;
+mod connection;
+mod job;
+mod miner;
+mod rate;
+mod session;
+mod share;
+mod status;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod work;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use adit_mining::ExtranonceAllocator;
+use adit_transport::{DialTarget, Engine, Event, Now, Outbox, PeerId};
+
+use crate::config::Config;
+use crate::metrics::{Metrics, Onward};
+
+use miner::{Miner, Opening};
+use session::Next;
+use upstream::Upstream;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Link {
+    /// A miner that speaks Stratum V1.
+    Miner,
+    /// The upstream, of which there is one at a time.
+    Upstream,
+}
+
+/// What the engine asks of its driver besides bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Work on a new previous hash was written to a miner or to several; the hash had come at this time.
+    FannedOut(Instant),
+}
+
+/// Bytes of `extranonce1`: 2^32 - 1 miners.
+pub(crate) const EXTRANONCE1_SIZE: usize = 4;
+/// What `extranonce2` shrinks to where an upstream has no room for more; older firmware expects nothing else.
+const SMALL_EXTRANONCE2: u8 = 4;
+/// How often each miner is looked at for deadlines.
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The translator.
+#[derive(Debug)]
+pub struct TranslatorEngine {
+    miners: BTreeMap<PeerId, Miner>,
+    upstream: Upstream,
+    core: Core,
+    next_scan: Option<Instant>,
+}
+
+/// What handling a single miner needs besides that miner.
+#[derive(Debug)]
+struct Core {
+    settings: Settings,
+    metrics: Metrics,
+    extranonces: ExtranonceAllocator,
+    /// What new miners get with the present upstream.
+    extranonce2_size: u8,
+    /// Job ids so far are from `first_job_id` up to this one.
+    last_job_id: u64,
+    first_job_id: Option<u64>,
+    /// The connection to the upstream, while shares can be sent on it.
+    upstream: Option<PeerId>,
+    /// The upstream allows no version rolling.
+    fixed_version: bool,
+    /// Seconds that the upstream allows between a job's `min_ntime` and a share's nTime.
+    max_ntime_ahead: u32,
+    /// The newest previous hash and when it came.
+    newest_tip: Option<([u8; 32], Instant)>,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    version_mask: u32,
+    extranonce2_size: u8,
+    anonymous_user: Box<str>,
+    nominal_hash_rate: f64,
+    keepalive: Duration,
+    hello_timeout: Duration,
+}
+
+impl TranslatorEngine {
+    /// A translator without connections.
+    ///
+    /// # Panics
+    /// If the configuration has no upstream; [`Config::check`] refuses that.
+    pub fn new(config: &Config, metrics: Metrics) -> Self {
+        let miners = &config.miners;
+        let settings = Settings {
+            version_mask: miners.version_mask,
+            extranonce2_size: miners.extranonce2_size,
+            anonymous_user: miners.anonymous_user.as_str().into(),
+            nominal_hash_rate: miners.nominal_hash_rate,
+            keepalive: Duration::from_secs(miners.keepalive_notify_seconds),
+            hello_timeout: Duration::from_secs(miners.hello_timeout_seconds),
+        };
+        let mut extranonces = ExtranonceAllocator::new(&[], EXTRANONCE1_SIZE)
+            .expect("a slice of four bytes behind nothing");
+        // Some firmware takes an extranonce1 of zeroes for none: that slice is never given back.
+        let _ = extranonces.allocate();
+        for upstream in &config.upstream {
+            metrics.upstream(upstream.url.host_port(), false);
+        }
+        Self {
+            miners: BTreeMap::new(),
+            upstream: Upstream::new(&config.upstream),
+            core: Core {
+                extranonce2_size: settings.extranonce2_size,
+                settings,
+                metrics,
+                extranonces,
+                last_job_id: 0,
+                first_job_id: None,
+                upstream: None,
+                fixed_version: false,
+                max_ntime_ahead: 0,
+                newest_tip: None,
+            },
+            next_scan: None,
+        }
+    }
+
+    /// Where to dial next. A driver asks this before each attempt.
+    pub fn next_target(&mut self) -> DialTarget {
+        self.upstream.next_target()
+    }
+
+    /// A driver's attempt came to nothing, or the connection ended.
+    pub fn unreachable(&mut self, reason: &str) {
+        self.upstream.unreachable(reason);
+    }
+
+    /// Connections of miners.
+    pub fn miner_count(&self) -> usize {
+        self.miners.len()
+    }
+
+    fn miner_event(&mut self, peer: PeerId, event: Event<'_>, now: Now, out: &mut Outbox<Effect>) {
+        match event {
+            Event::Opened { remote } => {
+                self.miners.insert(peer, Miner::new(remote, now.instant));
+                self.core.metrics.miners(self.miners.len());
+            }
+            Event::Line(line) => {
+                let Some(miner) = self.miners.get_mut(&peer) else { return };
+                if self.core.first_job_id.is_none() {
+                    self.core.start_job_ids(now);
+                }
+                match miner.line(peer, line, &mut self.core, now, out) {
+                    Next::Stay => {}
+                    Next::Introduced => {
+                        tracing::debug!(%peer, user = miner.user.as_deref(), user_agent = &*miner.user_agent, "miner introduced itself");
+                        self.upstream.queue(peer, miner, now.instant);
+                        self.open_channels(out);
+                    }
+                    Next::Close(reason) => self.close_miner(peer, reason, out),
+                }
+            }
+            Event::Frame(..) => self.close_miner(peer, "frame-on-a-line-connection", out),
+            Event::Closed(reason) => {
+                tracing::debug!(%peer, reason, "miner left");
+                self.forget_miner(peer, out);
+            }
+        }
+    }
+
+    /// Ends a miner's connection.
+    fn close_miner(&mut self, peer: PeerId, reason: &'static str, out: &mut Outbox<Effect>) {
+        out.close(peer, reason);
+        self.forget_miner(peer, out);
+    }
+
+    /// A miner's connection has ended, and with it its channel.
+    fn forget_miner(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
+        let Some(mut miner) = self.miners.remove(&peer) else { return };
+        if let Opening::Requested(request_id) = miner.opening {
+            self.upstream.requests.remove(&request_id);
+        }
+        if let Some(channel) = miner.lose_channel() {
+            self.core.metrics.onward(Onward::Unanswered, channel.unacknowledged);
+            self.upstream.say_closed(channel.id, "miner-left", out);
+            self.upstream.remove_channel(&channel);
+            self.core.metrics.channels(self.upstream.channels.len());
+        }
+        if let Some(extranonce1) = miner.extranonce1 {
+            self.core.extranonces.release(&extranonce1);
+        }
+        self.core.metrics.miners(self.miners.len());
+    }
+
+    fn scan_miners(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let mut late = Vec::new();
+        for (peer, miner) in &mut self.miners {
+            if !miner.is_introduced() {
+                let waited = now.instant.saturating_duration_since(miner.connected);
+                if waited >= self.core.settings.hello_timeout {
+                    late.push(*peer);
+                }
+                continue;
+            }
+            let silence = now.instant.saturating_duration_since(miner.last_notify);
+            if silence >= self.core.settings.keepalive {
+                miner.notify_again(*peer, &mut self.core, now, out);
+            }
+            self.upstream.queue(*peer, miner, now.instant);
+        }
+        for peer in late {
+            self.close_miner(peer, "no-hello", out);
+        }
+        self.open_channels(out);
+    }
+}
+
+impl Engine for TranslatorEngine {
+    type Link = Link;
+    type Effect = Effect;
+
+    fn handle(
+        &mut self,
+        peer: PeerId,
+        link: Link,
+        event: Event<'_>,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        match link {
+            Link::Miner => self.miner_event(peer, event, now, out),
+            Link::Upstream => self.upstream_event(peer, event, now, out),
+        }
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        self.upstream_tick(now, out);
+        if self.next_scan.is_none_or(|due| now.instant >= due) {
+            self.next_scan = Some(now.instant + SCAN_INTERVAL);
+            self.scan_miners(now, out);
+        }
+    }
+}
+
+impl Core {
+    /// Says one line to a miner.
+    fn answer(&self, peer: PeerId, out: &mut Outbox<Effect>, write: impl FnOnce(&mut Vec<u8>)) {
+        out.say(peer, |line| {
+            write(line);
+            line.push(b'\n');
+        });
+    }
+
+    /// Job ids begin with the clock, so that a restart gives out none that a miner may still work on.
+    fn start_job_ids(&mut self, now: Now) {
+        self.last_job_id = now.unix_ms << 16;
+        self.first_job_id = Some(self.last_job_id + 1);
+    }
+
+    fn next_job_id(&mut self) -> u64 {
+        self.last_job_id += 1;
+        self.last_job_id
+    }
+
+    /// Whether some miner of this process had such a job.
+    fn was_job_id(&self, id: u64) -> bool {
+        self.first_job_id.is_some_and(|first| (first..=self.last_job_id).contains(&id))
+    }
+}

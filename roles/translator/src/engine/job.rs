@@ -1,0 +1,136 @@
+//! Jobs as one miner knows them.
+
+use std::sync::Arc;
+
+use adit_mining::share::{Seen, SeenShares};
+use adit_mining::{BlockHash, Target};
+use adit_sv1::server::write::{self, Notify};
+
+use super::channel::Work;
+
+/// Jobs of a miner that it may still send shares for; the oldest makes room. At a job every 30 seconds, 8 minutes.
+const MAX_JOBS: usize = 16;
+
+/// Shares of one miner on one tip above which further ones are refused: 16 bytes each, paid for with work.
+const MAX_SHARES: usize = 1 << 20;
+
+/// Longest extranonce: see [`Work`].
+const MAX_EXTRANONCE: usize = 64;
+
+/// What a miner was told once: a `mining.notify` and the difficulty before it.
+#[derive(Clone, Debug)]
+pub(super) struct V1Job {
+    pub(super) id: u64,
+    pub(super) work: Arc<Work>,
+    /// What the miner was told to meet: at most one unit of difficulty easier than the upstream's target.
+    pub(super) announced: Target,
+    /// Hashes that a share stands for.
+    pub(super) hashes: f64,
+    /// Header time that it was told.
+    pub(super) ntime: u32,
+    /// Whether a share of it can be sent upstream: not once its channel is gone.
+    pub(super) live: bool,
+}
+
+/// The jobs of one miner, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct V1Jobs {
+    jobs: Vec<V1Job>,
+    /// All headers accepted on this tip, whatever their job: a job that comes again under a new id pays none twice.
+    seen: SeenShares,
+    seen_on: [u8; 32],
+}
+
+impl V1Jobs {
+    /// Adds the newest; it may replace all others.
+    pub(super) fn push(&mut self, job: V1Job, replace: bool) {
+        if replace {
+            self.jobs.clear();
+        }
+        let prev_hash = job.work.tip.prev_hash;
+        if prev_hash != self.seen_on {
+            // The first shares allocate: most connections of a large farm find few on one tip.
+            self.seen = SeenShares::default();
+            self.seen_on = prev_hash;
+        }
+        if self.jobs.len() == MAX_JOBS {
+            self.jobs.remove(0);
+        }
+        self.jobs.push(job);
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<&V1Job> {
+        self.jobs.iter().rev().find(|job| job.id == id)
+    }
+
+    pub(super) fn newest(&self) -> Option<&V1Job> {
+        self.jobs.last()
+    }
+
+    #[cfg(test)]
+    pub(super) fn newest_mut(&mut self) -> &mut V1Job {
+        self.jobs.last_mut().expect("a job")
+    }
+
+    /// The channel of all these jobs is gone.
+    pub(super) fn orphan(&mut self) {
+        self.jobs.iter_mut().for_each(|job| job.live = false);
+    }
+
+    /// Remembers an accepted share.
+    pub(super) fn see(&mut self, hash: &BlockHash) -> Seen {
+        self.seen.insert(hash, MAX_SHARES)
+    }
+}
+
+/// The text of a job id: process-wide unique, so that no proxy or firmware takes a job for another.
+pub(super) fn job_id_text(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+/// Reads a job id as [`job_id_text`] writes it.
+pub(super) fn parse_job_id(text: &str) -> Option<u64> {
+    let digits = text.len() <= 16 && !text.starts_with('+');
+    u64::from_str_radix(text, 16).ok().filter(|_| digits)
+}
+
+/// Appends the `mining.notify` of a job. `own` are the bytes of the extranonce that are the miner's: its `extranonce1`
+/// and `extranonce2`. What the upstream granted beyond them is zero and, like the upstream's prefix, hidden in `coinb1`.
+pub(super) fn write_notify(line: &mut Vec<u8>, job: &V1Job, version: u32, own: usize, clean: bool) {
+    let work = &*job.work;
+    let Some(coinbase) = work.job.coinbase() else { return };
+    let hidden = coinbase.full_extranonce_size().saturating_sub(own);
+    let mut extranonce = [0; MAX_EXTRANONCE];
+    extranonce[..work.prefix.len()].copy_from_slice(&work.prefix);
+    write::notify(
+        line,
+        &Notify {
+            job_id: &job_id_text(job.id),
+            prev_hash: &work.tip.prev_hash,
+            coinb1: coinbase.prefix(),
+            extranonce_prefix: &extranonce[..hidden],
+            coinb2: coinbase.suffix(),
+            merkle_path: work.job.merkle_path(),
+            version,
+            nbits: work.tip.nbits,
+            ntime: job.ntime,
+            clean_jobs: clean,
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn job_ids_are_read_as_they_are_written() {
+        for id in [0, 1, 0x1234_5678_9abc, u64::MAX] {
+            let text = job_id_text(id);
+            assert_eq!((text.len(), parse_job_id(&text)), (16, Some(id)));
+        }
+        for text in ["", "x", "+1", "00000000000000001", " 1"] {
+            assert_eq!(parse_job_id(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A miner: what it said of itself, its channel, its jobs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit_mining::{Extranonce, Target};
+use adit_sv1::server::write;
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::channel::{Channel, Work};
+use super::job::{V1Job, V1Jobs, write_notify};
+use super::rate::HashRate;
+use super::{Core, EXTRANONCE1_SIZE, Effect};
+use crate::metrics::Reject;
+
+/// One connection of a miner.
+#[derive(Debug)]
+pub(super) struct Miner {
+    pub(super) remote: SocketAddr,
+    pub(super) connected: Instant,
+    /// As it names itself; cut, without control characters.
+    pub(super) user_agent: Box<str>,
+    /// Since it authorised.
+    pub(super) user: Option<Box<str>>,
+    /// Hashes per second that it says it has, where it does (`th=` in the password).
+    pub(super) claimed_hash_rate: Option<f64>,
+    /// Since it subscribed: unique among the miners of this process, never all zero.
+    pub(super) extranonce1: Option<Extranonce>,
+    pub(super) extranonce2_size: u8,
+    /// Version bits it may roll; none before `mining.configure`.
+    pub(super) mask: u32,
+    /// Of those, what the current upstream and job allow; what it was told last.
+    pub(super) told_mask: u32,
+    /// What it was told last.
+    pub(super) difficulty: Option<f64>,
+    pub(super) last_notify: Instant,
+    pub(super) bad_lines: u8,
+    /// Whether it was asked to connect anew, which is done once.
+    pub(super) asked_to_reconnect: bool,
+    pub(super) opening: Opening,
+    pub(super) failed_opens: u8,
+    pub(super) channel: Option<Box<Channel>>,
+    pub(super) jobs: V1Jobs,
+    pub(super) stats: Stats,
+}
+
+/// How far a miner is on its way to a channel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Opening {
+    /// It has one, or does not want one yet, or there is no upstream.
+    Idle,
+    /// It is in the queue.
+    Queued,
+    /// The request with this id is not answered yet.
+    Requested(u32),
+    /// It was refused, and tries again.
+    RetryAt(Instant),
+}
+
+/// What is counted of one miner.
+#[derive(Debug)]
+pub(super) struct Stats {
+    pub(super) accepted: u64,
+    pub(super) rejected: [u32; Reject::ALL.len()],
+    pub(super) upstream_accepted: u64,
+    pub(super) upstream_rejected: u32,
+    pub(super) repaired_lines: u32,
+    pub(super) last_share: Option<Instant>,
+    pub(super) hash_rate: HashRate,
+}
+
+impl Miner {
+    pub(super) fn new(remote: SocketAddr, now: Instant) -> Self {
+        Self {
+            remote,
+            connected: now,
+            user_agent: Box::default(),
+            user: None,
+            claimed_hash_rate: None,
+            extranonce1: None,
+            extranonce2_size: 0,
+            mask: 0,
+            told_mask: 0,
+            difficulty: None,
+            last_notify: now,
+            bad_lines: 0,
+            asked_to_reconnect: false,
+            opening: Opening::Idle,
+            failed_opens: 0,
+            channel: None,
+            jobs: V1Jobs::default(),
+            stats: Stats {
+                accepted: 0,
+                rejected: [0; Reject::ALL.len()],
+                upstream_accepted: 0,
+                upstream_rejected: 0,
+                repaired_lines: 0,
+                last_share: None,
+                hash_rate: HashRate::new(now),
+            },
+        }
+    }
+
+    /// Whether it has said all that a channel and work need.
+    pub(super) fn is_introduced(&self) -> bool {
+        self.user.is_some() && self.extranonce1.is_some()
+    }
+
+    /// Whether it should have a channel and does nothing yet to get one.
+    pub(super) fn wants_channel(&self, now: Instant) -> bool {
+        let waits = match self.opening {
+            Opening::Idle => false,
+            Opening::Queued | Opening::Requested(_) => true,
+            Opening::RetryAt(at) => now < at,
+        };
+        self.is_introduced() && self.channel.is_none() && !waits
+    }
+
+    /// Bytes of extranonce that are its own: `extranonce1` and `extranonce2`.
+    pub(super) fn own_extranonce_size(&self) -> usize {
+        EXTRANONCE1_SIZE + usize::from(self.extranonce2_size)
+    }
+
+    /// Its channel is gone. It goes on with its last job, though nobody pays for that.
+    pub(super) fn lose_channel(&mut self) -> Option<Box<Channel>> {
+        self.opening = Opening::Idle;
+        self.jobs.orphan();
+        self.channel.take()
+    }
+
+    /// Gives it new work. `void_others`: no other job of the upstream counts any more.
+    pub(super) fn notify(
+        &mut self,
+        peer: PeerId,
+        work: Arc<Work>,
+        void_others: bool,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let last = self.jobs.newest();
+        // Jobs of another channel are of no use on this one.
+        let replace = void_others || last.is_none_or(|last| !last.live && self.channel.is_some());
+        // Jobs with another prefix still count; all the same the upstream wants them to end.
+        let clean = replace || last.is_some_and(|last| last.work.prefix != work.prefix);
+        let again = last.filter(|last| {
+            last.work.tip.prev_hash == work.tip.prev_hash
+                && last.work.prefix == work.prefix
+                && last.work.job.has_same_headers(&work.job)
+        });
+        // The same work a second time must have another time, or the miner does the same hashes again.
+        let ntime = work.min_ntime.saturating_add(work.age(now.instant));
+        let ntime = again.map_or(ntime, |last| ntime.max(last.ntime.saturating_add(1)));
+
+        let difficulty = write::announced_difficulty(nearly_whole(work.target.difficulty()));
+        let announced = Target::from_difficulty(difficulty);
+        let allowed = match work.job.version_rolling_allowed() && !core.fixed_version {
+            true => self.mask,
+            false => 0,
+        };
+        let job = V1Job {
+            id: core.next_job_id(),
+            announced,
+            hashes: announced.expected_hashes() as f64,
+            ntime,
+            live: self.channel.is_some(),
+            work,
+        };
+        let own = self.own_extranonce_size();
+        out.say(peer, |lines| {
+            if self.told_mask != allowed {
+                write::set_version_mask(lines, allowed);
+                lines.push(b'\n');
+            }
+            if self.difficulty != Some(difficulty) {
+                write::set_difficulty(lines, difficulty);
+                lines.push(b'\n');
+            }
+            write_notify(lines, &job, job.work.job.version(), own, clean);
+            lines.push(b'\n');
+        });
+        self.told_mask = allowed;
+        self.difficulty = Some(difficulty);
+        self.last_notify = now.instant;
+        self.jobs.push(job, replace);
+    }
+
+    /// Gives it its work once more, so that it does not think the connection dead.
+    pub(super) fn notify_again(
+        &mut self,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        if let Some(work) = self.jobs.newest().map(|job| job.work.clone()) {
+            self.notify(peer, work, false, core, now, out);
+        }
+    }
+}
+
+/// A difficulty that misses a whole number by no more than the error of the division it comes from: as the difficulty is
+/// rounded down, 2 would become 1 and the miner would send twice as many shares as the upstream takes.
+fn nearly_whole(difficulty: f64) -> f64 {
+    const ERROR: f64 = 1e-12;
+    let whole = difficulty.round();
+    if (difficulty - whole).abs() <= whole * ERROR { whole } else { difficulty }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_difficulties_are_announced_as_they_are() {
+        for difficulty in (1..1_000_u64).chain([1 << 20, 123_456_789_012]) {
+            let difficulty = difficulty as f64;
+            let back = Target::from_difficulty(difficulty).difficulty();
+            assert_eq!(write::announced_difficulty(nearly_whole(back)), difficulty);
+        }
+        assert_eq!(write::announced_difficulty(nearly_whole(2_887.6)), 2_887.0);
+        let easy = 0.000_007;
+        assert_eq!(write::announced_difficulty(nearly_whole(easy)), easy);
+    }
+}

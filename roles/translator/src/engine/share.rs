@@ -1,0 +1,178 @@
+//! Shares: judged here and answered at once, sent upstream where they count there.
+//!
+//! A miner's difficulty is the upstream's rounded down to a whole number, so that a share may meet the one and not the
+//! other. Such a share is accepted and not sent: the miner did what it was told, and the upstream pays each share that it
+//! takes for the expected hashes of its own, harder target, those that went into the easier ones included.
+
+use adit_mining::share::Seen;
+use adit_mining::{BlockHash, Job};
+use adit_sv1::server::{Submit, merge_version, write};
+use adit_sv1::{Id, Repairs};
+use adit_sv2::codec::B032;
+use adit_sv2::messages::mining::SubmitSharesExtended;
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::job::{V1Job, parse_job_id};
+use super::miner::Miner;
+use super::{Core, EXTRANONCE1_SIZE, Effect};
+use crate::metrics::{Onward, Reject};
+
+/// A share on a job of ours, hashed.
+struct Judged {
+    job: V1Job,
+    ntime: u32,
+    nonce: u32,
+    version: u32,
+    /// What was granted by the upstream, filled: zeroes, `extranonce1`, `extranonce2`.
+    extranonce: [u8; 32],
+    extranonce_size: usize,
+    hash: BlockHash,
+    is_block: bool,
+}
+
+impl Miner {
+    /// `mining.submit`.
+    pub(super) fn submit(
+        &mut self,
+        peer: PeerId,
+        id: Option<Id<'_>>,
+        share: &Submit<'_>,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let judged = match self.judge(share, core).and_then(|judged| self.accept(judged, core, now))
+        {
+            Ok(judged) => judged,
+            Err(reject) => return self.reject(peer, id, reject, core, out),
+        };
+        // First what must not be late.
+        self.send_upstream(&judged, core, out);
+        if judged.is_block {
+            core.metrics.block();
+            let (user, hash) = (self.user.as_deref().unwrap_or_default(), judged.hash);
+            if judged.job.live {
+                tracing::info!(%peer, user, %hash, "block found and sent upstream");
+            } else {
+                tracing::error!(%peer, user, %hash, "block found on the work of an upstream that is gone: lost");
+            }
+        }
+        core.metrics.accepted();
+        self.stats.accepted += 1;
+        self.stats.last_share = Some(now.instant);
+        self.stats.hash_rate.add(judged.job.hashes, now.instant);
+        if let Some(id) = id {
+            core.answer(peer, out, |line| write::result_bool(line, id, true));
+        }
+    }
+
+    /// Refuses a share.
+    pub(super) fn reject(
+        &mut self,
+        peer: PeerId,
+        id: Option<Id<'_>>,
+        reject: Reject,
+        core: &mut Core,
+        out: &mut Outbox<Effect>,
+    ) {
+        core.metrics.rejected(reject);
+        self.stats.rejected[reject.index()] += 1;
+        tracing::trace!(%peer, reason = reject.label(), "share refused");
+        if let Some(id) = id {
+            core.answer(peer, out, |line| write::error(line, id, reject.code(), reject.text()));
+        }
+        // It mines on from before a restart and does not know that it must introduce itself anew.
+        if matches!(reject, Reject::NotSubscribed | Reject::Unauthorized)
+            && !self.asked_to_reconnect
+        {
+            self.asked_to_reconnect = true;
+            core.answer(peer, out, |line| write::reconnect(line, None));
+        }
+    }
+
+    /// Finds the job and hashes.
+    fn judge(&mut self, share: &Submit<'_>, core: &Core) -> Result<Judged, Reject> {
+        let extranonce1 = self.extranonce1.ok_or(Reject::NotSubscribed)?;
+        if self.user.is_none() {
+            return Err(Reject::Unauthorized);
+        }
+        let id = parse_job_id(&share.job_id).ok_or(Reject::UnknownJob)?;
+        let Some(job) = self.jobs.get(id).cloned() else {
+            return Err(if core.was_job_id(id) { Reject::StaleJob } else { Reject::UnknownJob });
+        };
+        let work = &*job.work;
+        let coinbase = work.job.coinbase().ok_or(Reject::UnknownJob)?;
+        let extranonce_size = coinbase.full_extranonce_size() - work.prefix.len();
+        let mut extranonce = [0; 32];
+        let own = extranonce_size - self.own_extranonce_size();
+        extranonce[own..own + EXTRANONCE1_SIZE].copy_from_slice(&extranonce1);
+        let mut repairs =
+            share.extranonce2.write_to(&mut extranonce[own + EXTRANONCE1_SIZE..extranonce_size]);
+        let rolls = work.job.version_rolling_allowed() && !core.fixed_version;
+        let mask = if rolls { self.mask } else { 0 };
+        let (version, of_version) = merge_version(work.job.version(), mask, share.version_bits);
+        repairs.insert(of_version);
+        self.count_repairs(repairs, core);
+
+        let rolled = &extranonce[..extranonce_size];
+        let root = work.job.merkle_root(&work.prefix, rolled).ok_or(Reject::UnknownJob)?;
+        let hash = Job::header(&work.tip, root, version, share.ntime, share.nonce).hash();
+        let is_block = work.tip.network_target.is_met_by(&hash);
+        let Submit { ntime, nonce, .. } = *share;
+        Ok(Judged { ntime, nonce, version, extranonce, extranonce_size, hash, is_block, job })
+    }
+
+    /// Decides. A block counts whatever rule of ours it breaks: the network does not know them.
+    fn accept(&mut self, judged: Judged, core: &Core, now: Now) -> Result<Judged, Reject> {
+        let (job, hash) = (&judged.job, &judged.hash);
+        if !judged.is_block {
+            let ahead = job.work.age(now.instant).max(core.max_ntime_ahead);
+            let window = job.work.min_ntime..=job.work.min_ntime.saturating_add(ahead);
+            if !window.contains(&judged.ntime) {
+                return Err(Reject::Ntime);
+            }
+            if !job.announced.is_met_by(hash) && !job.work.target.is_met_by(hash) {
+                return Err(Reject::LowDifficulty);
+            }
+        }
+        match self.jobs.see(hash) {
+            Seen::Before => Err(Reject::Duplicate),
+            Seen::Full if !judged.is_block => Err(Reject::TooMany),
+            Seen::New | Seen::Full => Ok(judged),
+        }
+    }
+
+    fn send_upstream(&mut self, judged: &Judged, core: &Core, out: &mut Outbox<Effect>) {
+        let work = &*judged.job.work;
+        let (Some(channel), Some(upstream), true) =
+            (&mut self.channel, core.upstream, judged.job.live)
+        else {
+            return core.metrics.onward(Onward::NoUpstream, 1);
+        };
+        if !work.target.is_met_by(&judged.hash) && !judged.is_block {
+            return core.metrics.onward(Onward::BelowTarget, 1);
+        }
+        let extranonce = B032::new(&judged.extranonce[..judged.extranonce_size]);
+        out.send(
+            upstream,
+            &SubmitSharesExtended {
+                channel_id: channel.id,
+                sequence_number: channel.next_sequence_number(),
+                job_id: work.job_id,
+                nonce: judged.nonce,
+                ntime: judged.ntime,
+                version: judged.version,
+                extranonce: extranonce.expect("a part of 32 bytes"),
+            },
+        );
+        channel.unacknowledged += 1;
+        core.metrics.onward(Onward::Sent, 1);
+    }
+
+    fn count_repairs(&mut self, repairs: Repairs, core: &Core) {
+        if !repairs.is_empty() {
+            core.metrics.repairs(repairs);
+            self.stats.repaired_lines += 1;
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Nothing that anybody sends breaks the engine.
+
+use adit_sv2::messages::common::Common;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Lines that are almost right.
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![
+        Just("\"\"".to_owned()),
+        Just("null".to_owned()),
+        Just("\"0000000000000001\"".to_owned()),
+        Just("\"ffffffff\"".to_owned()),
+        Just("[\"version-rolling\"]".to_owned()),
+        "[\"0-9a-f{}\\[\\]:,. -]{0,12}",
+        (0..9_000_000_000_u64).prop_map(|n| n.to_string()),
+    ];
+    let method = prop::sample::select(vec![
+        "mining.submit",
+        "mining.configure",
+        "mining.subscribe",
+        "mining.authorize",
+        "mining.suggest_difficulty",
+        "mining.suggest_target",
+        "mining.ping",
+        "pong",
+        "",
+    ]);
+    let almost =
+        (method, prop::collection::vec(word, 0..7), 0..9_u8).prop_map(|(method, params, id)| {
+            let id = if id == 0 { "null".to_owned() } else { id.to_string() };
+            format!(r#"{{"id":{id},"method":"{method}","params":[{}]}}"#, params.join(","))
+                .into_bytes()
+        });
+    prop_oneof![4 => almost, 1 => prop::collection::vec(any::<u8>(), 0..80)]
+}
+
+/// Frames of every type a server may send, with any payload; channel ids are often right.
+fn frame() -> impl Strategy<Value = (Header, Vec<u8>)> {
+    let types = Mining::ALL.iter().chain(Common::ALL).map(|info| (info.msg_type, info.channel_msg));
+    let kind = prop::sample::select(types.collect::<Vec<_>>());
+    let payload =
+        (prop::sample::select(vec![1_u32, 7, 8, 0]), prop::collection::vec(any::<u8>(), 0..90));
+    (kind, payload, 0..20_u16).prop_map(|((msg_type, channel_msg), (id, rest), extension)| {
+        let payload = [&id.to_le_bytes()[..], &rest].concat();
+        let extension_type = if extension == 0 { 1 } else { 0 };
+        let msg_length = payload.len() as u32;
+        (Header { extension_type, channel_msg, msg_type, msg_length }, payload)
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Line(u64, Vec<u8>),
+    Frame(Header, Vec<u8>),
+    Job(u32, u32, bool),
+    Tip(u32, u32, u8),
+    Open(u32, u32),
+    Join(u64),
+    Hello(u64),
+    Leave(u64),
+    Lose,
+    Connect,
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let miner = 1..5_u64;
+    let channel = prop::sample::select(vec![1_u32, 7, 8, 9]);
+    prop_oneof![
+        4 => (miner.clone(), line()).prop_map(|(m, l)| Step::Line(m, l)),
+        2 => frame().prop_map(|(h, p)| Step::Frame(h, p)),
+        3 => (channel.clone(), 0..4_u32, any::<bool>()).prop_map(|(c, j, f)| Step::Job(c, j, f)),
+        3 => (channel.clone(), 0..4_u32, 0..3_u8).prop_map(|(c, j, t)| Step::Tip(c, j, t)),
+        3 => (channel, 0..3_u32).prop_map(|(c, g)| Step::Open(c, g)),
+        1 => miner.clone().prop_map(Step::Join),
+        3 => miner.clone().prop_map(Step::Hello),
+        1 => miner.prop_map(Step::Leave),
+        1 => Just(Step::Lose),
+        3 => Just(Step::Connect),
+        1 => (0..100_u64).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_events(steps in prop::collection::vec(step(), 0..60)) {
+        let mut net = Net::mining();
+        for step in steps {
+            match step {
+                Step::Line(miner, line) => net.event(PeerId(miner), Link::Miner, Event::Line(&line)),
+                Step::Frame(header, payload) => {
+                    net.event(net.upstream, Link::Upstream, Event::Frame(header, &payload));
+                }
+                Step::Job(channel, job, future) => {
+                    net.job(channel, job, if future { None } else { Some(NTIME) });
+                }
+                Step::Tip(channel, job, tip) => net.tip(channel, job, tip, HARD),
+                Step::Open(channel, group) => {
+                    if !net.engine.upstream.requests.is_empty() && !net.frames.is_empty() {
+                        let request_id = *net.engine.upstream.requests.keys().min().unwrap();
+                        net.say(&OpenExtendedMiningChannelSuccess {
+                            request_id,
+                            channel_id: channel,
+                            target: EASY,
+                            extranonce_size: 12,
+                            extranonce_prefix: B032::new(&[channel as u8; 4]).unwrap(),
+                            group_channel_id: group,
+                        });
+                    }
+                }
+                // A connection opens once.
+                Step::Join(miner) if !net.engine.miners.contains_key(&PeerId(miner)) => {
+                    net.join(PeerId(miner));
+                }
+                Step::Hello(miner) if !net.engine.miners.contains_key(&PeerId(miner)) => {
+                    net.hello(PeerId(miner));
+                }
+                Step::Join(_) | Step::Hello(_) => {}
+                Step::Leave(miner) => {
+                    net.event(PeerId(miner), Link::Miner, Event::Closed("gone"));
+                }
+                Step::Lose => net.lose(),
+                Step::Connect => {
+                    net.frames.clear();
+                    net.connect();
+                    net.frames.retain(|(header, _)| header.msg_type != 0);
+                }
+                Step::Pass(seconds) => net.pass(Duration::from_secs(seconds)),
+            }
+            // Every channel has its miner and every miner with a channel is known by it.
+            let upstream = &net.engine.upstream;
+            for (id, peer) in &upstream.channels {
+                let channel = net.engine.miners[peer].channel.as_ref();
+                prop_assert_eq!(channel.map(|channel| channel.id), Some(*id));
+            }
+            let open = net.engine.miners.values().filter(|miner| miner.channel.is_some()).count();
+            prop_assert_eq!(open, upstream.channels.len());
+        }
+        net.engine.status(net.now);
+    }
+}

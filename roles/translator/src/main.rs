@@ -1,0 +1,5 @@
+//! `adit-translator`.
+
+fn main() -> std::process::ExitCode {
+    adit_translator::program()
+}
