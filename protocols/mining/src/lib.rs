@@ -28,7 +28,8 @@
 //! at once after.
 //!
 //! A target counts for jobs that become active after it ([spec 5.3.21]). To make it count now,
-//! follow `SetTarget` with the same job under a new id: duplicates are told across both.
+//! follow `SetTarget` with [`renew_job`](ServerChannel::renew_job): the same job under a new id and
+//! from a later nTime on. Duplicates are told across both.
 //!
 //! # Hot path
 //!

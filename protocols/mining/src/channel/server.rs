@@ -75,8 +75,6 @@ impl ServerChannel {
     /// Takes a job that is to be worked on at once, on the tip of the last
     /// [`set_new_prev_hash`](Self::set_new_prev_hash), with the current target.
     ///
-    /// The job that is live already, under a new id, makes a new target count at once.
-    ///
     /// # Errors
     /// [`JobTableError::NoPrevHash`] where the client was told no, or another, previous hash;
     /// [`JobTableError::IdInUse`], [`JobTableError::ExtranonceSize`].
@@ -91,6 +89,20 @@ impl ServerChannel {
         }
         let active = self.activation(tip.clone());
         self.insert(job_id, job, Some(active))
+    }
+
+    /// The newest active job once more under a new id, so that a new target counts at once; returns
+    /// the `min_ntime` to send with it.
+    ///
+    /// That is the present time, and always later than before: a miner that begins its search anew
+    /// with every job would otherwise repeat all hashes that it has done, and find its shares again.
+    pub fn renew_job(&mut self, job_id: u32, now_unix: u32) -> Option<u32> {
+        let slot = self.jobs.newest_active().map(|(_, slot)| slot)?;
+        let (job, last) = (slot.job.clone(), slot.active.as_ref()?);
+        let min_ntime = now_unix.max(last.min_ntime.saturating_add(1));
+        let active = Active { min_ntime, ..self.activation(last.tip.clone()) };
+        self.insert(job_id, job, Some(active)).ok()?;
+        Some(min_ntime)
     }
 
     /// A new tip: the future job becomes active with the current target, every other job is stale.

@@ -67,7 +67,7 @@ impl Channel {
         let limits = core.target_limits(self.server.max_target());
         if let Some(target) = self.vardiff.poll(now.instant, &limits) {
             let change = self.server.set_target(target);
-            self.announce(peer, change, core, out);
+            self.announce(peer, change, core, now, out);
         }
     }
 
@@ -87,7 +87,7 @@ impl Channel {
             self.vardiff.restart(target, now.instant);
             self.server.set_target(target)
         });
-        self.announce(peer, hinted.or(smaller), core, out);
+        self.announce(peer, hinted.or(smaller), core, now, out);
     }
 
     /// The hashrate that a client's new number suggests, if it is news. A client that always names twice its hashrate
@@ -103,26 +103,22 @@ impl Channel {
         Some(if before > 0.0 { self.vardiff.hash_rate() * hash_rate / before } else { hash_rate })
     }
 
-    /// Sends a new target, and the live job again under a new id: a target does not count for jobs that are active
-    /// already (spec 5.3.21), and the next one may be minutes away.
+    /// Sends a new target, and the live job again under a new id and from a later time on: a target does not count for
+    /// jobs that are active already (spec 5.3.21), and the next one may be minutes away.
     fn announce(
         &mut self,
         peer: PeerId,
         change: Option<SetTarget>,
         core: &mut Core,
+        now: Now,
         out: &mut Outbox<Effect>,
     ) {
         let Some(message) = change else { return };
         out.send(peer, &message);
         core.metrics.set_target();
-        let Some((job, tip)) =
-            self.server.active_job().map(|(_, job, tip)| (job.clone(), tip.clone()))
-        else {
-            return;
-        };
         let id = core.bench.allocate_id();
-        if self.server.add_active_job(id, job, &tip).is_ok() {
-            work::send_job(peer, &self.server, id, Some(tip.min_ntime), out);
+        if let Some(min_ntime) = self.server.renew_job(id, now.unix_secs()) {
+            work::send_job(peer, &self.server, id, Some(min_ntime), out);
         }
     }
 

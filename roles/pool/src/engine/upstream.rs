@@ -46,6 +46,8 @@ pub(super) enum State {
 
 /// A provider that was lost and is back is not trusted at once: it may be about to go again.
 const WELL_AFTER: Duration = Duration::from_secs(10);
+/// Why the connection to a provider that refuses us is closed.
+const REFUSED: &str = "setup-connection-refused";
 /// For an answer to `SetupConnection`.
 const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -100,7 +102,10 @@ impl Provider {
 impl PoolEngine {
     /// The driver could not connect.
     pub fn provider_unreachable(&mut self, index: usize, reason: String) {
-        if let Some(Provider { state: State::Down(known), .. }) = self.providers.get_mut(index) {
+        // Of a provider that refuses us more is known than that.
+        if let Some(Provider { state: State::Down(known), .. }) = self.providers.get_mut(index)
+            && reason != REFUSED
+        {
             *known = reason;
         }
     }
@@ -172,7 +177,11 @@ impl PoolEngine {
                 }
                 Ok((Common::SetupConnectionError(message), _)) => {
                     tracing::warn!(provider = name, %message, "refused by the template provider");
-                    Err("setup-connection-refused")
+                    let code = message.error_code.to_clean_string();
+                    out.close(peer, REFUSED);
+                    let reason = format!("it refuses us: {code} (flags {:#x})", message.flags);
+                    self.lose_provider(index, &reason, now, out);
+                    Ok(())
                 }
                 Ok(_) => Err("unexpected-message"),
                 Err(error) => {

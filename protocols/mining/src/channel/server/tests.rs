@@ -284,6 +284,27 @@ fn a_target_counts_from_the_next_activation() {
     assert_eq!(error(channel.check_share(&between, NOW)), ShareError::DifficultyTooLow);
 }
 
+/// A miner that begins its search anew with every job must not find the same shares again.
+#[test]
+fn a_renewed_job_is_the_same_work_at_a_later_time() {
+    for kind in [ChannelKind::Standard, ChannelKind::Extended] {
+        let mut channel = working(kind, HARD);
+        let found = good(&channel, share(&channel, 1));
+        channel.check_share(&found, NOW).unwrap();
+        let hard = Target::from_expected_hashes(256.0);
+        channel.set_target(hard).unwrap();
+        assert_eq!(channel.renew_job(2, MIN_NTIME), Some(MIN_NTIME + 1), "later than before");
+        assert_eq!(channel.renew_job(3, NOW), Some(NOW));
+        assert_eq!(channel.renew_job(3, NOW), None, "the id is in use");
+        let (id, _, _) = channel.active_job().unwrap();
+        assert_eq!(id, 3);
+        let replayed = Share { job_id: 3, ..found };
+        assert!(channel.check_share(&replayed, NOW).is_err(), "from before its time");
+        let fresh = mined(&channel, Share { ntime: NOW, ..share(&channel, 3) }, hard, None, 0);
+        assert_eq!(channel.check_share(&fresh, NOW).unwrap().work, 256);
+    }
+}
+
 /// A template provider that reconnects sends the same template again, as a new one.
 #[test]
 fn a_template_sent_twice_pays_once() {

@@ -174,6 +174,8 @@ fn a_smaller_maximum_brings_a_target_that_counts_at_once() {
         assert!(names[1].ends_with("MiningJob") && names.len() == 2, "{names:?}");
         assert_eq!(rig.client.active().unwrap().target, smaller);
         assert_ne!(rig.client.active().unwrap().job_id, old.job_id);
+        // Its time is later: who begins the search anew does not repeat hashes.
+        assert!(rig.client.active().unwrap().min_ntime > old.ntime);
         // The old job keeps the target that it became active with.
         rig.submit(&mut sim, &old);
         rig.mine(&mut sim, 1);

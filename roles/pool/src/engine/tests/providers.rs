@@ -201,6 +201,10 @@ fn a_provider_that_refuses_is_silent_or_talks_nonsense_is_let_go() {
     let error = SetupConnectionError { flags: 0, error_code: Str0255::cut("unsupported-protocol") };
     sim.send(refusing, FIRST, &error);
     assert_eq!(sim.closed(refusing), Some("setup-connection-refused"));
+    // What it said is still told when the driver has heard of the end.
+    sim.engine.provider_unreachable(0, "setup-connection-refused".to_owned());
+    let why = sim.engine.readiness().template_provider.unwrap_err();
+    assert!(why.ends_with("tp:1: it refuses us: unsupported-protocol (flags 0x0)"), "{why}");
     let silent = sim.open(FIRST);
     sim.heard(silent);
     sim.pass(Duration::from_secs(11));
