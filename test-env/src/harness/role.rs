@@ -309,7 +309,8 @@ fn in_process(kind: Kind, text: &str, dir: &Path) -> Result<Running> {
             start::<adit_template_provider::TemplateProviderRole>(&runtime, text, dir)?
         }
         Kind::Pool => start::<adit_pool::Pool>(&runtime, text, dir)?,
-        Kind::Translator | Kind::Device => bail!("a mining device runs as a process"),
+        Kind::Translator => start::<adit_translator::TranslatorRole>(&runtime, text, dir)?,
+        Kind::Device => bail!("a mining device runs as a process"),
     };
     Ok(Running::InProcess(Box::new((handle, runtime))))
 }

@@ -135,4 +135,20 @@ impl Role {
         let count = |key: &str| state[key].as_u64().with_context(|| format!("no {key} in {state}"));
         Ok((count("shares_accepted")?, count("shares_rejected")?))
     }
+
+    /// Of a mining device: whether no share was rejected but for coming just after a new tip, which no miner can help.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn only_stale_rejects(&self) -> Result<bool> {
+        let status = self.status()?;
+        let connections = status["state"]["connections"].as_array().context("no connections")?;
+        let reasons = connections.iter().flat_map(|c| {
+            c["rejected_by_reason"].as_object().into_iter().flat_map(|map| map.keys())
+        });
+        Ok(reasons.inspect(|reason| println!("rejected: {reason}")).all(|reason| {
+            // Stratum V2's word and Stratum V1's number.
+            reason == "stale-share" || reason.contains("(21)")
+        }))
+    }
 }
