@@ -1,6 +1,11 @@
 //! Nothing that anybody sends breaks the engine.
 
-use adit_sv2::messages::common::Common;
+use adit_sv2::codec::{Seq064K, Str0255};
+use adit_sv2::messages::common::{Common, Reconnect};
+use adit_sv2::messages::mining::{
+    CloseChannel, OpenMiningChannelError, SetExtranoncePrefix, SetGroupChannel, SetTarget,
+    SubmitSharesError, SubmitSharesSuccess,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -57,6 +62,13 @@ enum Step {
     Job(u32, u32, bool),
     Tip(u32, u32, u8),
     Open(u32, u32),
+    Refuse(bool),
+    CloseChannel(u32),
+    Target(u32, u8),
+    Prefix(u32, u8),
+    Group(u32, u32),
+    Answers(u32, u32),
+    Elsewhere(u16),
     Join(u64),
     Hello(u64),
     Leave(u64),
@@ -70,10 +82,17 @@ fn step() -> impl Strategy<Value = Step> {
     let channel = prop::sample::select(vec![1_u32, 7, 8, 9]);
     prop_oneof![
         4 => (miner.clone(), line()).prop_map(|(m, l)| Step::Line(m, l)),
-        2 => frame().prop_map(|(h, p)| Step::Frame(h, p)),
+        1 => frame().prop_map(|(h, p)| Step::Frame(h, p)),
         3 => (channel.clone(), 0..4_u32, any::<bool>()).prop_map(|(c, j, f)| Step::Job(c, j, f)),
         3 => (channel.clone(), 0..4_u32, 0..3_u8).prop_map(|(c, j, t)| Step::Tip(c, j, t)),
-        3 => (channel, 0..3_u32).prop_map(|(c, g)| Step::Open(c, g)),
+        6 => (channel.clone(), 0..3_u32).prop_map(|(c, g)| Step::Open(c, g)),
+        1 => any::<bool>().prop_map(Step::Refuse),
+        1 => channel.clone().prop_map(Step::CloseChannel),
+        1 => (channel.clone(), 1..9_u8).prop_map(|(c, t)| Step::Target(c, t)),
+        1 => (channel.clone(), any::<u8>()).prop_map(|(c, p)| Step::Prefix(c, p)),
+        1 => (channel.clone(), 0..3_u32).prop_map(|(c, g)| Step::Group(c, g)),
+        1 => (channel, 0..3_u32).prop_map(|(c, n)| Step::Answers(c, n)),
+        1 => any::<u16>().prop_map(Step::Elsewhere),
         1 => miner.clone().prop_map(Step::Join),
         3 => miner.clone().prop_map(Step::Hello),
         1 => miner.prop_map(Step::Leave),
@@ -98,8 +117,7 @@ proptest! {
                 }
                 Step::Tip(channel, job, tip) => net.tip(channel, job, tip, HARD),
                 Step::Open(channel, group) => {
-                    if !net.engine.upstream.requests.is_empty() && !net.frames.is_empty() {
-                        let request_id = *net.engine.upstream.requests.keys().min().unwrap();
+                    if let Some(request_id) = net.engine.upstream.requests.keys().min().copied() {
                         net.say(&OpenExtendedMiningChannelSuccess {
                             request_id,
                             channel_id: channel,
@@ -109,6 +127,42 @@ proptest! {
                             group_channel_id: group,
                         });
                     }
+                }
+                Step::Refuse(small) => {
+                    if let Some(request_id) = net.engine.upstream.requests.keys().min().copied() {
+                        let code = if small { "min-extranonce-size-too-large" } else { "no" };
+                        let error_code = Str0255::cut(code);
+                        net.say(&OpenMiningChannelError { request_id, error_code });
+                    }
+                }
+                Step::CloseChannel(channel_id) => {
+                    net.say(&CloseChannel { channel_id, reason_code: Str0255::cut("no") });
+                }
+                Step::Target(channel_id, byte) => {
+                    net.say(&SetTarget { channel_id, maximum_target: [byte; 32] });
+                }
+                Step::Prefix(channel_id, byte) => {
+                    let prefix = [byte; 4];
+                    let extranonce_prefix = B032::new(&prefix).unwrap();
+                    net.say(&SetExtranoncePrefix { channel_id, extranonce_prefix });
+                }
+                Step::Group(id, group_channel_id) => {
+                    let ids = [id, 99];
+                    let channel_ids = Seq064K::new(&ids).unwrap();
+                    net.say(&SetGroupChannel { group_channel_id, channel_ids });
+                }
+                Step::Answers(channel_id, shares) => {
+                    net.say(&SubmitSharesSuccess {
+                        channel_id,
+                        last_sequence_number: 0,
+                        new_submits_accepted_count: shares,
+                        new_shares_sum: 0,
+                    });
+                    let error_code = Str0255::cut("no");
+                    net.say(&SubmitSharesError { channel_id, sequence_number: 0, error_code });
+                }
+                Step::Elsewhere(new_port) => {
+                    net.say(&Reconnect { new_host: Str0255::cut("x"), new_port });
                 }
                 // A connection opens once.
                 Step::Join(miner) if !net.engine.miners.contains_key(&PeerId(miner)) => {

@@ -182,6 +182,20 @@ fn jobs_for_a_group() {
     assert!(net.closed.is_empty());
 }
 
+/// As above, where the job that waits was sent to the group: the one member's new prefix is not for it.
+#[test]
+fn a_new_prefix_is_not_for_jobs_that_the_group_was_sent_before() {
+    let mut net = Net::mining();
+    net.job(1, 2, None);
+    let extranonce_prefix = B032::new(&[0xb0, 0xb1, 0xb2, 0xb3]).unwrap();
+    net.say(&SetExtranoncePrefix { channel_id: 7, extranonce_prefix });
+    net.tip(1, 2, 0x22, HARD);
+    assert!(Notified::last(&net.told(MINER)).coinb1.ends_with(&PREFIX));
+    net.job(1, 3, Some(NTIME));
+    let job = Notified::last(&net.told(MINER));
+    assert!(job.clean && job.coinb1.ends_with(&[0xb0, 0xb1, 0xb2, 0xb3]));
+}
+
 #[test]
 fn a_new_member_without_a_tip_is_passed_over() {
     let mut net = Net::connected();
