@@ -169,7 +169,7 @@ impl<C: Chain> Submitter<C> {
     /// Looks for all blocks at all nodes, hands in again what is missing, forgets what is settled. True while some block
     /// is in no best chain.
     pub async fn round(self: Arc<Self>) -> bool {
-        let blocks: Vec<SolvedBlock> = self
+        let mut blocks: Vec<SolvedBlock> = self
             .lock()
             .values()
             .filter(|tracked| tracked.on_disk)
@@ -178,6 +178,10 @@ impl<C: Chain> Submitter<C> {
         if blocks.is_empty() {
             return false;
         }
+        // Of blocks at one height a node keeps the first that it gets: let that be the one which it had.
+        blocks.sort_by_key(|SolvedBlock { record, .. }| {
+            (record.height, record.state != State::InChain, record.found_unix_ms)
+        });
         let blocks = Arc::new(blocks);
         let mut nodes = JoinSet::new();
         for index in 0..self.nodes.len() {

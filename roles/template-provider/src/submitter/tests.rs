@@ -139,6 +139,30 @@ async fn what_a_killed_node_lost_comes_back_parents_first() {
 }
 
 #[tokio::test]
+async fn of_siblings_the_one_that_was_in_the_chain_comes_back() {
+    for found_in_chain in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Fake::genesis();
+        let submitter = submitter(dir.path(), &[&node]);
+        let (_, mut first) = solved(1, GENESIS, 1);
+        let (_, mut second) = solved(1, GENESIS, 2);
+        if first.hash < second.hash {
+            std::mem::swap(&mut first, &mut second);
+        }
+        // Either the order in which they were found tells, or that it was seen in the chain.
+        second.record.found_unix_ms += if found_in_chain { 0 } else { 1 };
+        submitter.clone().found(first.clone()).await;
+        submitter.clone().found(second.clone()).await;
+        if found_in_chain {
+            assert!(submitter.clone().round().await);
+        }
+        node.with(|state| state.chain.truncate(1));
+        assert!(submitter.clone().round().await);
+        assert_eq!(node.with(|state| state.chain.clone()), [GENESIS, first.hash]);
+    }
+}
+
+#[tokio::test]
 async fn a_block_is_tried_until_it_is_overtaken() {
     let dir = tempfile::tempdir().unwrap();
     let node = Fake::genesis();
