@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Blocks, FoundBlock, Role, Setup, eventually, payout_address, regtest};
-use crate::bitcoind::{Bitcoind, Chain};
+use crate::bitcoind::Bitcoind;
 
 /// For roles to find one another, on a machine busy with other tests.
 const READY: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ impl Stack {
     pub fn blocks_of(&mut self, miner: usize) -> Result<Vec<FoundBlock>> {
         let prefixes = self.miners[miner].extranonce_prefixes()?;
         self.blocks.update(&self.node)?;
-        let address = payout_address(Chain::Regtest);
+        let address = payout_address(self.node.chain());
         let found = self.blocks.iter().filter(|b| b.is_by(&address, Setup::TAG, &prefixes));
         Ok(found.cloned().collect())
     }
@@ -146,9 +146,8 @@ impl Role {
         let reasons = connections.iter().flat_map(|c| {
             c["rejected_by_reason"].as_object().into_iter().flat_map(|map| map.keys())
         });
-        Ok(reasons.inspect(|reason| println!("rejected: {reason}")).all(|reason| {
-            // Stratum V2's word and Stratum V1's number.
-            reason == "stale-share" || reason.contains("(21)")
-        }))
+        // Stratum V2's word and Stratum V1's number.
+        let stale = |reason: &String| reason == "stale-share" || reason.contains("(21)");
+        Ok(reasons.into_iter().all(stale))
     }
 }
