@@ -104,7 +104,7 @@ impl Bitcoind {
                 fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
                 None
             }
-            None => Some(tempfile::Builder::new().prefix("adit-node-").tempdir()?),
+            None => Some(crate::temp::folder("adit-node-")?),
         };
         let data_dir = match (&options.data_dir, &temp) {
             (Some(dir), _) => dir.canonicalize()?,

@@ -7,3 +7,4 @@ pub mod lab;
 pub mod ports;
 #[cfg(feature = "harness")]
 pub mod sniffer;
+mod temp;

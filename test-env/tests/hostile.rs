@@ -87,7 +87,7 @@ impl Works {
 
     /// All go on: every miner finds more blocks, nobody was restarted, and no connection between them was lost.
     fn are_unharmed(&mut self) {
-        self.stack.mine(2, SOON);
+        self.stack.mine(1, SOON);
         assert_eq!(self.stack.roles().map(Role::pid).collect::<Vec<_>>(), self.pids);
         self.stack.wait_ready().unwrap();
         for miner in &self.stack.miners {

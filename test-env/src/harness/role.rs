@@ -68,8 +68,7 @@ enum Running {
 
 impl Role {
     pub(super) fn start(setup: Setup, in_process: bool) -> Result<Self> {
-        let dir =
-            tempfile::Builder::new().prefix(&format!("adit-{}-", setup.kind.name())).tempdir()?;
+        let dir = crate::temp::folder(&format!("adit-{}-", setup.kind.name()))?;
         let written = setup.write()?;
         let config = dir.path().join("config.toml");
         fs::write(&config, &written.text)?;
