@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use anyhow::Result;
-use bitcoin::{Block, BlockHash, Txid};
-use bitcoincore_rpc::RpcApi;
+use bitcoin::{BlockHash, Txid};
+use bitcoincore_rpc::{Client, RpcApi};
 
-use crate::bitcoind::Bitcoind;
+use crate::bitcoind::{Bitcoind, Chain};
 use crate::lab::CoinbaseView;
 
 /// A block of the best chain.
@@ -67,7 +67,7 @@ impl Blocks {
         loop {
             let block = match self.seen.entry(hash) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(read(&client.get_block(&hash)?, node)?),
+                Entry::Vacant(new) => new.insert(read(&client, hash, node.chain())?),
             };
             if block.height <= self.above {
                 break;
@@ -85,13 +85,13 @@ impl Blocks {
     }
 }
 
-fn read(block: &Block, node: &Bitcoind) -> Result<FoundBlock> {
+fn read(client: &Client, hash: BlockHash, chain: Chain) -> Result<FoundBlock> {
+    let block = client.get_block(&hash)?;
     Ok(FoundBlock {
-        hash: block.block_hash(),
-        // The first blocks of all have none.
-        height: block.bip34_block_height().unwrap_or(0),
+        hash,
+        height: client.get_block_header_info(&hash)?.height as u64,
         parent: block.header.prev_blockhash,
-        coinbase: CoinbaseView::of(block, node.chain().network())?,
+        coinbase: CoinbaseView::of(&block, chain.network())?,
         txids: block.txdata.iter().map(|tx| tx.compute_txid()).collect(),
     })
 }
