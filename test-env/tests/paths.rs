@@ -35,9 +35,9 @@ fn mines(mode: &str, prefix_len: std::ops::RangeInclusive<usize>) {
     }
 
     // What is in the mempool gets into a block of this miner.
-    let sent = stack.node.coins().unwrap();
+    let coins = stack.node.coins().unwrap();
     let fee = bitcoin::Amount::from_sat(50_000);
-    let sent: Vec<_> = sent[..3]
+    let sent: Vec<_> = coins[..3]
         .iter()
         .map(|coin| adit_test_env::bitcoind::split(coin, 2, fee).unwrap())
         .collect();
@@ -47,13 +47,16 @@ fn mines(mode: &str, prefix_len: std::ops::RangeInclusive<usize>) {
         let mined = |txid: bitcoin::Txid| blocks.iter().any(|block| block.txids.contains(&txid));
         sent.iter().all(|tx| mined(tx.compute_txid()))
     });
-    let blocks = stack.blocks_of(0).unwrap();
-    let with = blocks.iter().find(|block| block.txids.len() > 1).unwrap();
-    let without = blocks.iter().rfind(|b| b.height < with.height && b.txids.len() == 1);
-    if let Some(without) = without {
-        let reward = |block: &harness::FoundBlock| block.coinbase.paid[0].1;
-        // The subsidy never grows.
-        assert!(reward(with) > reward(without) / 2);
+    let worth = |tx: &bitcoin::Transaction| -> u64 {
+        let paid: bitcoin::Amount = tx.output.iter().map(|output| output.value).sum();
+        let coin = coins.iter().find(|coin| coin.outpoint == tx.input[0].previous_output);
+        (coin.unwrap().value - paid).to_sat()
+    };
+    for block in stack.blocks_of(0).unwrap() {
+        let own = sent.iter().filter(|tx| block.txids.contains(&tx.compute_txid()));
+        let fees: u64 = own.map(worth).sum();
+        let subsidy = 5_000_000_000 >> (block.height / 150);
+        assert_eq!(block.coinbase.paid[0].1, subsidy + fees, "at height {}", block.height);
     }
 }
 

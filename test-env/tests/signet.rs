@@ -8,7 +8,7 @@ use adit_test_env::bitcoind::{Chain, Options};
 use adit_test_env::harness::{self, Setup, Stack, eventually};
 use bitcoincore_rpc::RpcApi;
 
-/// The first block takes 4.9 million hashes in the middle, and more than ten times that once in 60,000 runs.
+/// The first block takes 4.9 million hashes on average, and more than ten times that once in 22,000 runs.
 const LONG: Duration = Duration::from_secs(120);
 /// Hashes per second of each miner.
 const HASHRATE: &str = "1.5M";
