@@ -1,0 +1,1 @@
+//! Explorer and dashboard of a lab: blocks, transactions, miners, roles.
