@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -26,7 +26,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Context, metrics::Metrics};
+use crate::{
+    Context,
+    metrics::{Format, Metrics},
+};
 
 #[cfg(test)]
 mod tests;
@@ -37,16 +40,16 @@ const MAX_HEADER: usize = 16 * 1024;
 /// What there is, for people who try the address in a browser.
 const PAGES: &str = "/healthz\n/readyz\n/status\n/metrics\n";
 
-/// What clients may take.
+/// What clients of pages may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Open connections; more are closed at once. A monitoring system needs two or three.
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// For a request's header to be complete, counted from the end of the answer before it: bounds clients that send a
     /// byte at a time as well as idle ones.
-    pub(crate) header: Duration,
+    pub header: Duration,
     /// A connection's whole life: bounds clients that never read their answers. One that means well connects anew.
-    pub(crate) life: Duration,
+    pub life: Duration,
 }
 
 impl Default for Limits {
@@ -55,19 +58,31 @@ impl Default for Limits {
     }
 }
 
-/// Serves until `stop` is cancelled.
+/// Serves a role's own pages until `stop` is cancelled.
 pub(crate) async fn serve(
     listener: TcpListener,
     cx: Context,
     stop: CancellationToken,
     limits: Limits,
 ) {
+    let metrics = cx.metrics.clone();
+    serve_router(listener, router(cx), limits, (&metrics, "http"), stop).await;
+}
+
+/// Serves any pages in the same way until `stop` is cancelled. Connections that do not end well are counted in the
+/// metrics as `NAME_closed` by reason.
+pub async fn serve_router(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    (metrics, name): (&Metrics, &str),
+    stop: CancellationToken,
+) {
     let closed = Closed::default();
-    cx.metrics.register(|registry| {
+    metrics.register(|registry| {
         let help = "Connections to these pages that were refused or did not end well";
-        registry.register("http_closed", help, closed.0.clone());
+        registry.register(format!("{name}_closed"), help, closed.0.clone());
     });
-    let router = router(cx);
     let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
         let accepted = tokio::select! {
@@ -184,9 +199,10 @@ async fn status(State(cx): State<Context>) -> Response {
     Json(cx.status()).into_response()
 }
 
-async fn metrics(State(cx): State<Context>) -> Response {
-    match cx.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
+async fn metrics(State(cx): State<Context>, headers: HeaderMap) -> Response {
+    let format = Format::accepted(&headers);
+    match cx.metrics.encode_as(format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}\n"))
             .into_response(),
     }

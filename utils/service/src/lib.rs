@@ -28,6 +28,7 @@ pub use config::{
     parse_config,
 };
 pub use context::{Context, Readiness, Waiting};
+pub use http::{Limits, serve_router};
 pub use metrics::Metrics;
 pub use run::{Handle, SHUTDOWN_GRACE, run_program, start};
 

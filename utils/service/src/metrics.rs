@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use axum::http::{HeaderMap, HeaderValue, header};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
@@ -20,10 +21,6 @@ use crate::context::Readiness;
 pub struct Metrics(Arc<Mutex<Registry>>);
 
 impl Metrics {
-    /// What `/metrics` answers with.
-    pub(crate) const CONTENT_TYPE: &'static str =
-        "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
     pub(crate) fn new(role: &'static str, readiness: Readiness) -> Self {
         let mut registry = Registry::with_prefix("adit");
         registry.register_collector(Box::new(Process { role, readiness, started: Instant::now() }));
@@ -42,6 +39,15 @@ impl Metrics {
         Ok(text)
     }
 
+    /// All metrics in the format that was asked for.
+    pub(crate) fn encode_as(&self, format: Format) -> Result<String, fmt::Error> {
+        let text = self.encode()?;
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Classic => classic(&text),
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Registry> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -51,6 +57,64 @@ impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
     }
+}
+
+/// The two texts in which metrics are exchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// What newer scrapers ask for.
+    OpenMetrics,
+    /// Prometheus' older text, given to everybody else: command line tools read only this.
+    Classic,
+}
+
+impl Format {
+    /// The format for a request with these headers.
+    pub(crate) fn accepted(headers: &HeaderMap) -> Self {
+        let mut accepted = headers.get_all(header::ACCEPT).iter();
+        let open = |value: &HeaderValue| {
+            value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"))
+        };
+        if accepted.any(open) { Self::OpenMetrics } else { Self::Classic }
+    }
+
+    /// For the answer.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// OpenMetrics in the older words: a counter's family is named as its samples are, with `_total`; there are no units and
+/// there is no end mark.
+fn classic(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut help = None;
+    for line in text.lines() {
+        if let Some(named) = line.strip_prefix("# HELP ") {
+            // Whether it is a counter's stands on the next line.
+            help = named.split_once(' ');
+        } else if let Some((name, kind)) =
+            line.strip_prefix("# TYPE ").and_then(|named| named.split_once(' '))
+        {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "unknown" => ("", "untyped"),
+                "gauge" | "histogram" | "summary" => ("", kind),
+                _ => ("", "gauge"),
+            };
+            if let Some((_, help)) = help.take().filter(|(named, _)| *named == name) {
+                out.push_str(&format!("# HELP {name}{suffix} {help}\n"));
+            }
+            out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+        } else if !line.starts_with('#') {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
 }
 
 /// What the process itself can say, read when asked.

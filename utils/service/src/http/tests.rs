@@ -111,7 +111,7 @@ async fn status_is_one_document() {
 }
 
 #[tokio::test]
-async fn metrics_are_openmetrics() {
+async fn metrics_in_both_formats() {
     use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
     let cx = Context::new("test");
@@ -126,7 +126,9 @@ async fn metrics_are_openmetrics() {
     latency.observe(0.5);
     cx.readiness.ok("all");
 
-    let (head, text) = get_page(addr, "/metrics").await;
+    let asked = "GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1\r\n\r\n";
+    let answer = exchange(addr, asked.as_bytes()).await;
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
     assert!(
         head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
         "{head}"
@@ -158,6 +160,16 @@ async fn metrics_are_openmetrics() {
         assert!(sample("adit_process_cpu_seconds_total") >= 0.0);
         assert!(sample("adit_process_open_fds") >= 3.0);
     }
+
+    let (head, classic) = get_page(addr, "/metrics").await;
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(classic.contains(
+        "# HELP adit_shares_total Shares \"seen\".\n# TYPE adit_shares_total counter\nadit_shares_total 3\n"
+    ), "{classic}");
+    assert!(classic.contains("# TYPE adit_latency histogram\nadit_latency_sum 0.5\n"), "{classic}");
+    assert!(!classic.contains("# UNIT") && !classic.contains("# EOF"), "{classic}");
+    let of = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(of(&classic), of(text));
 }
 
 #[tokio::test]
