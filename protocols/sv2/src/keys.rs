@@ -11,7 +11,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use base58ck::{decode_check, encode_check};
-use secp256k1::{Keypair, SECP256K1, SecretKey, XOnlyPublicKey};
+use secp256k1::schnorr::Signature;
+use secp256k1::{Keypair, Message, SECP256K1, SecretKey, XOnlyPublicKey};
+use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The `U16` before the key inside the text of a public key, little-endian (spec 4.7).
@@ -67,6 +69,17 @@ impl AuthorityPublicKey {
     /// The x coordinate, big-endian (BIP340).
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// Whether the owner of the key signed `message` with [`AuthoritySecretKey::sign_tagged`].
+    pub fn verify_tagged(&self, tag: &str, message: &[u8], signature: &[u8; 64]) -> bool {
+        let (Ok(key), Ok(signature)) =
+            (XOnlyPublicKey::from_slice(&self.0), Signature::from_slice(signature))
+        else {
+            return false;
+        };
+        let digest = Message::from_digest(tagged_hash(tag, &[message]));
+        SECP256K1.verify_schnorr(&signature, &digest, &key).is_ok()
     }
 }
 
@@ -136,6 +149,16 @@ impl AuthoritySecretKey {
         Zeroizing::new(encode_check(&self.0))
     }
 
+    /// Signs the [`tagged_hash`] of `message` (BIP340), for statements other than certificates. `entropy` is BIP340's
+    /// auxiliary randomness.
+    pub fn sign_tagged(&self, tag: &str, message: &[u8], entropy: &[u8; 32]) -> [u8; 64] {
+        let mut keypair = self.keypair();
+        let digest = Message::from_digest(tagged_hash(tag, &[message]));
+        let signature = SECP256K1.sign_schnorr_with_aux_rand(&digest, &keypair, entropy);
+        keypair.non_secure_erase();
+        signature.serialize()
+    }
+
     /// For signing; the caller erases it.
     pub(crate) fn keypair(&self) -> Keypair {
         Keypair::from_seckey_slice(SECP256K1, &self.0).expect("checked when the key was made")
@@ -166,6 +189,14 @@ impl fmt::Debug for AuthoritySecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AuthoritySecretKey(..)")
     }
+}
+
+/// SHA-256 of the concatenated `parts` in a domain of its own (BIP340's tagged hash), so that what was hashed for one
+/// purpose can never stand for another.
+pub fn tagged_hash(tag: &str, parts: &[&[u8]]) -> [u8; 32] {
+    let tag = Sha256::digest(tag);
+    let start = Sha256::new().chain_update(tag).chain_update(tag);
+    parts.iter().fold(start, |hash, part| hash.chain_update(part)).finalize().into()
 }
 
 fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {

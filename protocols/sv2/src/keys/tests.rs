@@ -154,3 +154,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn statements_are_signed_in_a_domain() {
+    let secret: AuthoritySecretKey = EXAMPLE_SECRET.parse().unwrap();
+    let signature = secret.sign_tagged("one", b"statement", &[7; 32]);
+    let public = secret.public();
+    assert!(public.verify_tagged("one", b"statement", &signature));
+    assert!(!public.verify_tagged("two", b"statement", &signature));
+    assert!(!public.verify_tagged("one", b"statement.", &signature));
+    assert!(!AuthorityPublicKey(SPEC_BYTES).verify_tagged("one", b"statement", &signature));
+    assert!(!public.verify_tagged("one", b"statement", &[0xff; 64]));
+    assert_eq!(tagged_hash("a", &[b"bc", b"d"]), tagged_hash("a", &[b"b", b"cd"]));
+    assert_ne!(tagged_hash("a", &[]), tagged_hash("b", &[]));
+}
