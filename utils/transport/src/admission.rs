@@ -30,6 +30,8 @@ struct Address {
     open: u32,
     tokens: f32,
     at: Instant,
+    /// Refused until then.
+    banned: Option<Instant>,
 }
 
 /// A connection's place, given back when dropped.
@@ -58,14 +60,19 @@ impl Admission {
 
 impl Counts {
     fn admit(&mut self, key: IpAddr, now: Instant) -> Result<(), CloseReason> {
-        let limits = *self.limits.of(key);
-        let new = Address { open: 0, tokens: limits.burst as f32, at: now };
+        let (limits, ban) = (*self.limits.of(key), self.limits.ban);
+        let new = Address { open: 0, tokens: limits.burst as f32, at: now, banned: None };
         let address = self.addresses.entry(key).or_insert(new);
         // A refused connection takes a token, too: it costs us as much.
         address.fill(&limits, now);
+        if address.banned.is_some_and(|until| now < until) {
+            return Err(CloseReason::Banned);
+        }
         if address.tokens < 1.0 {
+            address.banned = (!ban.is_zero()).then(|| now + ban);
             return Err(CloseReason::RateLimited);
         }
+        address.banned = None;
         address.tokens -= 1.0;
         if self.open >= self.limits.max_connections || address.open >= limits.connections {
             return Err(CloseReason::TooManyConnections);
@@ -77,7 +84,7 @@ impl Counts {
             self.addresses.retain(|key, address| {
                 let limits = limits.of(*key);
                 address.fill(limits, now);
-                address.open > 0 || address.tokens < limits.burst as f32
+                address.open > 0 || address.tokens < limits.burst as f32 || address.is_banned(now)
             });
             self.sweep_at = REMEMBERED.max(2 * self.addresses.len());
         }
@@ -86,6 +93,10 @@ impl Counts {
 }
 
 impl Address {
+    fn is_banned(&self, now: Instant) -> bool {
+        self.banned.is_some_and(|until| now < until)
+    }
+
     fn fill(&mut self, limits: &AddressLimits, now: Instant) {
         let seconds = now.saturating_duration_since(self.at).as_secs_f32();
         self.tokens = (self.tokens + seconds * limits.per_second).min(limits.burst as f32);
@@ -154,6 +165,27 @@ mod tests {
         assert_eq!(take(start + Duration::from_secs(1)), 2);
         assert_eq!(take(start + Duration::from_secs(60)), 3);
         assert!(admission.admit(ip("192.0.2.2"), start).is_ok());
+    }
+
+    #[test]
+    fn a_storm_is_banned_and_nobody_else() {
+        let address = AddressLimits { connections: 100, burst: 3, per_second: 1.0 };
+        let ban = Duration::from_secs(300);
+        let limits = ListenLimits { address, ban, ..ListenLimits::default() };
+        let (admission, start) = (Admission::new(limits), Instant::now());
+        let after = |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            admission.admit(ip("192.0.2.1"), now).map(drop).unwrap_err()
+        };
+        for _ in 0..3 {
+            drop(admission.admit(ip("192.0.2.1"), start).unwrap());
+        }
+        assert_eq!(after(0), CloseReason::RateLimited);
+        assert_eq!(after(0), CloseReason::Banned);
+        assert_eq!(after(299), CloseReason::Banned, "although its bucket is full again");
+        assert!(admission.admit(ip("192.0.2.2"), start).is_ok());
+        let later = start + Duration::from_secs(301);
+        assert!(admission.admit(ip("192.0.2.1"), later).is_ok());
     }
 
     #[test]

@@ -39,6 +39,14 @@ pub enum CloseReason {
     TooManyConnections,
     /// The address connects too often.
     RateLimited,
+    /// The address has connected too often, and is refused for a while.
+    Banned,
+    /// It came past the proxy that the listener is for.
+    UntrustedProxy,
+    /// It does not begin with a PROXY header.
+    BadProxyHeader,
+    /// What it sent is no TLS, or of a kind that is not spoken here.
+    TlsFailed,
     /// The engine closed it.
     Engine(&'static str),
     /// The operating system reported an error.
@@ -66,6 +74,10 @@ impl CloseReason {
             Self::Incomplete => "incomplete-timeout",
             Self::TooManyConnections => "too-many-connections",
             Self::RateLimited => "rate-limited",
+            Self::Banned => "banned",
+            Self::UntrustedProxy => "untrusted-proxy",
+            Self::BadProxyHeader => "bad-proxy-header",
+            Self::TlsFailed => "tls-failed",
             Self::Engine(reason) => return Cow::Owned(format!("engine:{reason}")),
             Self::Io(_) => "io-error",
             Self::Shutdown => "shutdown",
@@ -110,6 +122,10 @@ impl fmt::Display for CloseReason {
             Self::Incomplete => f.write_str("a message was begun and not finished in time"),
             Self::TooManyConnections => f.write_str("too many connections"),
             Self::RateLimited => f.write_str("its address connects too often"),
+            Self::Banned => f.write_str("its address has connected too often and is refused for a while"),
+            Self::UntrustedProxy => f.write_str("not from a proxy that is trusted"),
+            Self::BadProxyHeader => f.write_str("no PROXY header"),
+            Self::TlsFailed => f.write_str("not TLS, or of a kind that is not spoken here"),
             Self::Engine(reason) => f.write_str(reason),
             Self::Io(kind) => kind.fmt(f),
             Self::Shutdown => f.write_str("shutdown"),

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::hub::Inner;
 use crate::reader::{Batch, Reader};
 use crate::state::LinkShared;
+use crate::tls::TlsSession;
 use crate::{CloseReason, Engine, PeerId};
 
 /// Bytes read at once. One buffer for each thread of the runtime, none for a connection.
@@ -74,12 +75,18 @@ pub(crate) struct Connection<E: Engine> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) common: Arc<LinkShared>,
     pub(crate) reader: Reader,
+    /// What lines are sealed with, if they are.
+    pub(crate) tls: Option<Arc<TlsSession>>,
     /// The client may have been refused by us without a word, if it leaves before its first frame.
     pub(crate) unspoken: bool,
 }
 
 impl<E: Engine> Connection<E> {
     pub(crate) async fn run(mut self) {
+        if self.tls.is_some() {
+            // What came in one segment with the end of the handshake.
+            self.take(&mut [], None, &mut Batch::default(), &mut Vec::new());
+        }
         loop {
             match self.shared.mode() {
                 Mode::Open => self.read().await,
@@ -116,31 +123,22 @@ impl<E: Engine> Connection<E> {
     /// One read, and all messages in it.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         thread_local! {
-            static SCRATCH: RefCell<(Vec<u8>, Batch)> =
-                RefCell::new((vec![0; READ_AT_ONCE], Batch::default()));
+            static SCRATCH: RefCell<(Vec<u8>, Batch, Vec<u8>)> =
+                RefCell::new((vec![0; READ_AT_ONCE], Batch::default(), Vec::new()));
         }
-        SCRATCH.with_borrow_mut(|(scratch, batch)| {
+        SCRATCH.with_borrow_mut(|(scratch, batch, plain)| {
             let mut buf = ReadBuf::new(scratch);
             let result = ready!(Pin::new(&mut self.read).poll_read(cx, &mut buf));
             let received = buf.filled().len();
-            let chunk = &mut scratch[..received];
-            let was_incomplete = self.reader.is_incomplete();
             let fault = match result {
                 Err(error) => Some(CloseReason::from(error)),
                 Ok(()) if received == 0 && self.unspoken => {
                     Some(CloseReason::PeerClosedAfterHandshake)
                 }
                 Ok(()) if received == 0 => Some(CloseReason::PeerClosed),
-                Ok(()) => self.reader.feed(chunk, batch).err(),
+                Ok(()) => None,
             };
-            let incomplete = self.reader.is_incomplete();
-            self.common.metrics.bytes_in.inc_by(received as u64);
-            self.common.metrics.messages_in.inc_by(batch.len() as u64);
-            self.unspoken &= batch.is_empty();
-            if !batch.is_empty() || fault.is_some() || incomplete != was_incomplete {
-                self.inner.receive(self.peer, batch, chunk, incomplete, fault);
-            }
-            batch.clear();
+            self.take(&mut scratch[..received], fault, batch, plain);
             if received < READ_AT_ONCE {
                 return Poll::Ready(());
             }
@@ -148,6 +146,43 @@ impl<E: Engine> Connection<E> {
             cx.waker().wake_by_ref();
             Poll::Pending
         })
+    }
+
+    /// What was received, and what is wrong with the connection if something is. `batch` and `plain` are memory, empty
+    /// before and after.
+    fn take(
+        &mut self,
+        chunk: &mut [u8],
+        mut fault: Option<CloseReason>,
+        batch: &mut Batch,
+        plain: &mut Vec<u8>,
+    ) {
+        self.common.metrics.bytes_in.inc_by(chunk.len() as u64);
+        let mut chunk = chunk;
+        if let Some(tls) = &self.tls {
+            match tls.open(chunk, plain) {
+                Ok(false) => {}
+                Ok(true) => self.inner.nudge(self.peer),
+                Err(reason) => {
+                    self.inner.nudge(self.peer);
+                    fault = fault.or(Some(reason));
+                }
+            }
+            chunk = plain;
+        }
+        let was_incomplete = self.reader.is_incomplete();
+        if !chunk.is_empty() {
+            let wrong = self.reader.feed(chunk, batch).err();
+            fault = wrong.or(fault);
+        }
+        let incomplete = self.reader.is_incomplete();
+        self.common.metrics.messages_in.inc_by(batch.len() as u64);
+        self.unspoken &= batch.is_empty();
+        if !batch.is_empty() || fault.is_some() || incomplete != was_incomplete {
+            self.inner.receive(self.peer, batch, chunk, incomplete, fault);
+        }
+        batch.clear();
+        plain.clear();
     }
 }
 

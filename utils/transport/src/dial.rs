@@ -138,7 +138,7 @@ impl<E: Engine> Hub<E> {
         target: DialTarget,
         options: DialOptions,
     ) -> Result<Dialed, DialError> {
-        let common = self.link_shared(&link, options.connection.clone());
+        let common = self.link_shared(format!("{link:?}"), options.connection.clone());
         self.dial_shared(link, protocol, &target, &options, common).await
     }
 
@@ -186,7 +186,7 @@ impl<E: Engine> Hub<E> {
         cancel: CancellationToken,
         on_state: impl FnMut(DialState<'_>) + Send,
     ) {
-        let common = self.link_shared(&link, options.connection.clone());
+        let common = self.link_shared(format!("{link:?}"), options.connection.clone());
         let group = common.group;
         tokio::select! {
             () = cancel.cancelled() => {}

@@ -96,10 +96,11 @@ impl<E: Engine> Hub<E> {
         }
     }
 
-    pub(crate) fn link_shared(&self, link: &E::Link, limits: ConnectionLimits) -> Arc<LinkShared> {
+    /// `label` is the link's name in metrics.
+    pub(crate) fn link_shared(&self, label: String, limits: ConnectionLimits) -> Arc<LinkShared> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let group = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(LinkShared { group, limits, metrics: self.inner.metrics.link(link) })
+        Arc::new(LinkShared { group, limits, metrics: self.inner.metrics.link(label) })
     }
 }
 
@@ -130,6 +131,11 @@ impl<E: Engine> Inner<E> {
         fault: Option<CloseReason>,
     ) {
         let _ = self.guarded(|state| state.receive(peer, batch, chunk, incomplete, fault));
+    }
+
+    /// Sends what TLS itself has to say.
+    pub(crate) fn nudge(&self, peer: PeerId) {
+        let _ = self.guarded(|state| state.nudge(peer));
     }
 
     pub(crate) fn flush(&self, peer: PeerId) {

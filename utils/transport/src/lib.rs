@@ -15,8 +15,10 @@ mod listen;
 mod metrics;
 mod noise;
 mod options;
+mod proxy;
 mod reader;
 mod state;
+mod tls;
 
 pub use close::CloseReason;
 pub use dial::{DialError, DialState, Dialed, Protocol};
@@ -25,5 +27,8 @@ pub use hub::{Hub, HubFailed};
 pub use metrics::TransportMetrics;
 pub use noise::NoiseServer;
 pub use options::{
-    AddressLimits, Backoff, ConnectionLimits, DialOptions, DialTarget, HubOptions, ListenLimits,
+    AddressLimits, Backoff, ConnectionLimits, DialOptions, DialTarget, HubOptions, LineOptions,
+    ListenLimits,
 };
+pub use proxy::{Network, NotANetwork};
+pub use tls::{TlsError, TlsServer};

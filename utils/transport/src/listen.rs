@@ -9,15 +9,21 @@ use adit_sv2::noise::{Opener, Sealer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::admission::{Admission, Place};
 use crate::connection::{Connection, Shared};
+use crate::metrics::LinkMetrics;
+use crate::proxy;
 use crate::reader::Reader;
-use crate::state::{Joining, LinkShared};
-use crate::{CloseReason, ConnectionLimits, Engine, Hub, ListenLimits, NoiseServer, Now, PeerId};
+use crate::state::{Joining, LinkShared, Wrap};
+use crate::tls::TlsSession;
+use crate::{
+    CloseReason, ConnectionLimits, Engine, Hub, LineOptions, ListenLimits, Network, NoiseServer,
+    Now, PeerId, TlsServer, TransportMetrics,
+};
 
 /// Wait after the system had no file or memory for a connection, doubling up to the second: against a busy loop.
 const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -39,7 +45,8 @@ impl<E: Engine> Hub<E> {
         limits: ListenLimits,
         cancel: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<E> {
-        self.clone().serve(listener, link, Some(server), limits, cancel)
+        let gate = Gate { noise: Some(server), ..Gate::default() };
+        self.clone().serve(listener, link, gate, format!("{link:?}"), limits, cancel)
     }
 
     /// Takes in plain connections that speak in lines until `cancel`, then closes those it took in. Resolves when that is
@@ -51,24 +58,46 @@ impl<E: Engine> Hub<E> {
         limits: ListenLimits,
         cancel: CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<E> {
-        self.clone().serve(listener, link, None, limits, cancel)
+        self.serve_lines_with(listener, link, LineOptions::default(), limits, cancel)
+    }
+
+    /// As [`serve_lines`](Self::serve_lines), with TLS or behind proxies or with a name.
+    pub fn serve_lines_with(
+        &self,
+        listener: TcpListener,
+        link: E::Link,
+        options: LineOptions,
+        limits: ListenLimits,
+        cancel: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<E> {
+        let LineOptions { label, tls, proxies } = options;
+        let label = label.unwrap_or_else(|| format!("{link:?}"));
+        self.clone().serve(
+            listener,
+            link,
+            Gate { noise: None, tls, proxies },
+            label,
+            limits,
+            cancel,
+        )
     }
 
     async fn serve(
         self,
         listener: TcpListener,
         link: E::Link,
-        server: Option<Arc<NoiseServer>>,
+        gate: Gate,
+        label: String,
         limits: ListenLimits,
         cancel: CancellationToken,
     ) {
-        let common = self.link_shared(&link, limits.connection.clone());
+        let common = self.link_shared(label, limits.connection.clone());
         let group = common.group;
         let cancel = cancel.child_token();
         tokio::select! {
             () = cancel.cancelled() => {}
             () = self.inner.over() => {}
-            () = self.accept_all(&listener, link, server.as_ref(), limits, common, &cancel) => {}
+            () = self.accept_all(&listener, link, gate, limits, common, &cancel) => {}
         }
         // Before the connections are closed, so that a handshake that ends now does not add one.
         cancel.cancel();
@@ -79,7 +108,7 @@ impl<E: Engine> Hub<E> {
         &self,
         listener: &TcpListener,
         link: E::Link,
-        server: Option<&Arc<NoiseServer>>,
+        gate: Gate,
         limits: ListenLimits,
         common: Arc<LinkShared>,
         cancel: &CancellationToken,
@@ -87,6 +116,7 @@ impl<E: Engine> Hub<E> {
         let handshakes = Arc::new(Semaphore::new(limits.handshakes));
         let handshake_time = limits.handshake_time;
         let admission = Admission::new(limits);
+        let gate = Arc::new(gate);
         let mut refusals = Refusals::default();
         let mut wait = ACCEPT_BACKOFF.0;
         loop {
@@ -103,7 +133,7 @@ impl<E: Engine> Hub<E> {
                 }
             };
             wait = ACCEPT_BACKOFF.0;
-            let place = match admission.admit(remote.ip(), Instant::now()) {
+            let place = match gate.let_in(&admission, remote) {
                 Ok(place) => place,
                 Err(reason) => {
                     common.metrics.closed(&reason);
@@ -111,26 +141,26 @@ impl<E: Engine> Hub<E> {
                     continue;
                 }
             };
-            common.metrics.accepted.inc();
             let common = common.clone();
-            let Some(server) = server else {
-                // A connection that is gone already cannot be set up, and shows as closed when read.
-                let _ = set_up(&stream, &common.limits);
-                self.admit(stream, remote, link, common, Security::None, Some(place));
+            // A connection that is gone already cannot be set up, and shows as closed when read.
+            let _ = set_up(&stream, &common.limits);
+            if gate.is_open() {
+                common.metrics.accepted.inc();
+                self.admit(stream, remote, link, common, Security::None, place);
                 continue;
-            };
-            let (hub, server, cancel) = (self.clone(), server.clone(), cancel.clone());
+            }
+            let visitor = Visitor { stream, remote, place };
+            let (hub, gate, admission) = (self.clone(), gate.clone(), admission.clone());
+            let cancel = cancel.clone();
             tokio::spawn(async move {
-                let mut stream = stream;
-                let _ = set_up(&stream, &common.limits);
                 let metrics = &hub.inner.metrics;
-                let handshake =
-                    crate::noise::respond(&mut stream, &server, handshake_time, metrics);
+                let passes =
+                    gate.pass(visitor, &admission, handshake_time, &common.metrics, metrics);
                 // The handshake's state is large beside what a connection needs, and is not kept in its task.
-                match cancel.run_until_cancelled(Box::pin(handshake)).await {
-                    Some(Ok((sealer, opener))) if !cancel.is_cancelled() => {
-                        let security = Security::Noise { sealer, opener, unspoken: true };
-                        hub.admit(stream, remote, link, common, security, Some(place));
+                match cancel.run_until_cancelled(Box::pin(passes)).await {
+                    Some(Ok((visitor, security))) if !cancel.is_cancelled() => {
+                        let Visitor { stream, remote, place } = visitor;
+                        hub.admit(stream, remote, link, common, security, place);
                     }
                     Some(Ok(_)) | None => {}
                     Some(Err(reason)) => {
@@ -171,11 +201,13 @@ impl<E: Engine> Hub<E> {
         closed: Option<tokio::sync::oneshot::Sender<CloseReason>>,
     ) -> Option<(PeerId, Connection<E>)> {
         let (read, write) = stream.into_split();
-        let (sealer, reader, unspoken) = match security {
-            Security::None => (None, Reader::lines(common.limits.max_line), false),
+        let lines = || Reader::lines(common.limits.max_line);
+        let (wrap, reader, tls, unspoken) = match security {
+            Security::None => (Wrap::Plain, lines(), None, false),
+            Security::Tls(session) => (Wrap::Tls(session.clone()), lines(), Some(session), false),
             Security::Noise { sealer, opener, unspoken } => {
                 let reader = Reader::frames(opener, common.limits.max_payload);
-                (Some(Box::new(sealer)), reader, unspoken)
+                (Wrap::Noise(Box::new(sealer)), reader, None, unspoken)
             }
         };
         let shared = Shared::new();
@@ -185,18 +217,85 @@ impl<E: Engine> Hub<E> {
             write,
             shared: shared.clone(),
             common: common.clone(),
-            sealer,
+            wrap,
             closed,
         };
         let inner = self.inner.clone();
         let peer = inner.guarded(|state| state.join(joining, Now::read())).ok()??;
-        Some((peer, Connection { inner, peer, read, shared, common, reader, unspoken }))
+        Some((peer, Connection { inner, peer, read, shared, common, reader, tls, unspoken }))
+    }
+}
+
+/// What a connection goes through before the engine hears of it.
+#[derive(Debug, Default)]
+struct Gate {
+    noise: Option<Arc<NoiseServer>>,
+    tls: Option<Arc<TlsServer>>,
+    proxies: Option<Arc<[Network]>>,
+}
+
+/// A connection in the gate.
+struct Visitor {
+    stream: TcpStream,
+    remote: SocketAddr,
+    /// None while it is not known from where it comes.
+    place: Option<Place>,
+}
+
+impl Gate {
+    /// Whether there is nothing to go through.
+    fn is_open(&self) -> bool {
+        self.noise.is_none() && self.tls.is_none() && self.proxies.is_none()
+    }
+
+    /// Whether a connection may come as far as the gate, and its place in the limits unless a proxy is to say whose it
+    /// is.
+    fn let_in(
+        &self,
+        admission: &Admission,
+        remote: SocketAddr,
+    ) -> Result<Option<Place>, CloseReason> {
+        match &self.proxies {
+            Some(proxies) if proxies.iter().any(|proxy| proxy.contains(remote.ip())) => Ok(None),
+            Some(_) => Err(CloseReason::UntrustedProxy),
+            None => admission.admit(remote.ip(), Instant::now()).map(Some),
+        }
+    }
+
+    /// Headers and handshakes.
+    async fn pass(
+        &self,
+        mut visitor: Visitor,
+        admission: &Admission,
+        time: Duration,
+        link: &LinkMetrics,
+        metrics: &TransportMetrics,
+    ) -> Result<(Visitor, Security), CloseReason> {
+        if self.proxies.is_some() {
+            let header = proxy::read_header(&mut visitor.stream);
+            let source =
+                timeout(time, header).await.map_err(|_| CloseReason::HandshakeTimeout)??;
+            visitor.remote = source.unwrap_or(visitor.remote);
+            visitor.place = Some(admission.admit(visitor.remote.ip(), Instant::now())?);
+        }
+        link.accepted.inc();
+        let stream = &mut visitor.stream;
+        let security = if let Some(server) = &self.noise {
+            let (sealer, opener) = crate::noise::respond(stream, server, time, metrics).await?;
+            Security::Noise { sealer, opener, unspoken: true }
+        } else if let Some(server) = &self.tls {
+            Security::Tls(server.accept(stream, time, metrics).await?)
+        } else {
+            Security::None
+        };
+        Ok((visitor, security))
     }
 }
 
 /// What a connection is wrapped in.
 pub(crate) enum Security {
     None,
+    Tls(Arc<TlsSession>),
     Noise { sealer: Sealer, opener: Opener, unspoken: bool },
 }
 

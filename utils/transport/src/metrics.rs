@@ -1,7 +1,6 @@
 //! What is counted: `adit_transport_*`.
 
 use std::borrow::Cow;
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +61,7 @@ impl TransportMetrics {
         r.register("accepted", "Connections taken in", m.accepted.clone());
         r.register("dialed", "Connections made", m.dialed.clone());
         r.register("closed", "Connections that ended or were refused", m.closed.clone());
-        r.register("handshakes", "Noise handshakes", m.handshakes.clone());
+        r.register("handshakes", "Handshakes of Noise and TLS", m.handshakes.clone());
         r.register_with_unit(
             "handshake",
             "Time from the first to the last byte of good handshakes",
@@ -83,8 +82,8 @@ impl TransportMetrics {
         metrics
     }
 
-    pub(crate) fn link(&self, link: &impl Debug) -> LinkMetrics {
-        let label = LinkLabel { link: format!("{link:?}") };
+    pub(crate) fn link(&self, link: String) -> LinkMetrics {
+        let label = LinkLabel { link };
         LinkMetrics {
             connections: self.connections.get_or_create_owned(&label),
             accepted: self.accepted.get_or_create_owned(&label),
@@ -115,6 +114,8 @@ impl TransportMetrics {
 pub(crate) enum Side {
     Initiator,
     Responder,
+    /// The server's, of TLS.
+    Tls,
 }
 
 impl Side {
@@ -122,6 +123,7 @@ impl Side {
         match self {
             Self::Initiator => "initiator",
             Self::Responder => "responder",
+            Self::Tls => "tls",
         }
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn initiate(
     .await
 }
 
-async fn measured<T>(
+pub(crate) async fn measured<T>(
     side: Side,
     time: Duration,
     metrics: &TransportMetrics,

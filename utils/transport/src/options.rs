@@ -1,11 +1,14 @@
 //! Limits and times, each with what it is against.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_sv2::frame::MAX_PAYLOAD;
 use adit_sv2::keys::{AuthorityPublicKey, Sv2Url};
 use tokio_util::sync::CancellationToken;
+
+use crate::{Network, TlsServer};
 
 /// What holds for each connection of a link.
 #[derive(Clone, Debug)]
@@ -64,9 +67,12 @@ pub struct ListenLimits {
     pub address: AddressLimits,
     /// The same for loopback addresses, behind which are local roles, proxies and tests.
     pub loopback: AddressLimits,
-    /// Noise handshakes at once; further connections wait in the backlog. Against connections that never speak.
+    /// How long an address that connects more often than it may is refused; zero for only while it does. Against storms
+    /// that do not end.
+    pub ban: Duration,
+    /// Handshakes at once; further connections wait in the backlog. Against connections that never speak.
     pub handshakes: usize,
-    /// Time for a Noise handshake: against the same.
+    /// Time for a handshake, of Noise, TLS or a proxy: against the same.
     pub handshake_time: Duration,
     /// What holds for each connection.
     pub connection: ConnectionLimits,
@@ -78,11 +84,24 @@ impl Default for ListenLimits {
             max_connections: 20_000,
             address: AddressLimits { connections: 5_000, burst: 1_000, per_second: 200.0 },
             loopback: AddressLimits { connections: 20_000, burst: 20_000, per_second: 5_000.0 },
+            ban: Duration::ZERO,
             handshakes: 1_000,
             handshake_time: Duration::from_secs(5),
             connection: ConnectionLimits::default(),
         }
     }
+}
+
+/// What a listener for lines has beyond limits.
+#[derive(Clone, Debug, Default)]
+pub struct LineOptions {
+    /// The link's name in metrics; by default what its `Debug` says.
+    pub label: Option<String>,
+    /// Connections are TLS.
+    pub tls: Option<Arc<TlsServer>>,
+    /// Connections come through proxies of these networks, begin with a PROXY header (before TLS), and count as those of
+    /// the address in it. Others are refused.
+    pub proxies: Option<Arc<[Network]>>,
 }
 
 impl ListenLimits {

@@ -20,6 +20,7 @@ use crate::connection::{Mode, Shared};
 use crate::engine::Order;
 use crate::metrics::LinkMetrics;
 use crate::reader::Batch;
+use crate::tls::TlsSession;
 use crate::{CloseReason, ConnectionLimits, Engine, Event, Now, Outbox, PeerId};
 
 /// Bytes of the sealing buffer that are kept from peer to peer.
@@ -48,8 +49,7 @@ pub(crate) struct Slot<L> {
     write: OwnedWriteHalf,
     shared: Arc<Shared>,
     common: Arc<LinkShared>,
-    /// None on lines.
-    sealer: Option<Box<Sealer>>,
+    wrap: Wrap,
     /// What the kernel did not take. While there is something, nothing is read from the peer.
     spill: Option<Box<Spill>>,
     incomplete_since: Option<Instant>,
@@ -69,6 +69,16 @@ struct Spill {
     since: Instant,
 }
 
+/// What is around what is said.
+pub(crate) enum Wrap {
+    /// Lines as they are.
+    Plain,
+    /// Frames, sealed.
+    Noise(Box<Sealer>),
+    /// Lines, sealed.
+    Tls(Arc<TlsSession>),
+}
+
 /// A new connection.
 pub(crate) struct Joining<L> {
     pub(crate) link: L,
@@ -76,7 +86,7 @@ pub(crate) struct Joining<L> {
     pub(crate) write: OwnedWriteHalf,
     pub(crate) shared: Arc<Shared>,
     pub(crate) common: Arc<LinkShared>,
-    pub(crate) sealer: Option<Box<Sealer>>,
+    pub(crate) wrap: Wrap,
     pub(crate) closed: Option<oneshot::Sender<CloseReason>>,
 }
 
@@ -123,7 +133,7 @@ impl<E: Engine> State<E> {
             return None;
         }
         let peer = PeerId(NEXT.fetch_add(1, Ordering::Relaxed));
-        let Joining { link, remote, write, shared, common, sealer, closed } = joining;
+        let Joining { link, remote, write, shared, common, wrap, closed } = joining;
         common.metrics.connections.inc();
         debug!(%peer, ?link, %remote, "connection open");
         let slot = Slot {
@@ -132,7 +142,7 @@ impl<E: Engine> State<E> {
             write,
             shared,
             common,
-            sealer,
+            wrap,
             spill: None,
             incomplete_since: None,
             closing: None,
@@ -181,6 +191,19 @@ impl<E: Engine> State<E> {
             }
         }
         self.lost.extend(fault.map(|reason| (peer, reason)));
+        self.settle(now);
+    }
+
+    /// Sends what TLS itself has to say.
+    pub(crate) fn nudge(&mut self, peer: PeerId) {
+        let now = Now::read();
+        let Some(slot) = self.slots.get_mut(&peer) else { return };
+        let nothing = std::iter::empty();
+        match slot.say(nothing, &[], &mut self.sealed, now.instant) {
+            Ok(()) if slot.has_deadline() => slot.watch(peer, &mut self.watched),
+            Ok(()) => {}
+            Err(reason) => self.lost.push((peer, reason)),
+        }
         self.settle(now);
     }
 
@@ -349,23 +372,31 @@ impl<L> Slot<L> {
             match order {
                 Order::Say(_, range) => {
                     let said = &bytes[range.clone()];
-                    match &mut self.sealer {
-                        Some(sealer) => {
+                    match &mut self.wrap {
+                        Wrap::Noise(sealer) => {
                             if let Err(error) = sealer.seal_all(said, sealed) {
                                 error!(%error, "not sent");
                                 return Err(CloseReason::Engine("bytes that are no frames"));
                             }
                         }
-                        None => sealed.extend_from_slice(said),
+                        Wrap::Tls(session) => session.seal(said, sealed)?,
+                        Wrap::Plain => sealed.extend_from_slice(said),
                     }
-                    let count = count_messages(said, self.sealer.is_some());
+                    let frames = matches!(self.wrap, Wrap::Noise(_));
+                    let count = count_messages(said, frames);
                     self.common.metrics.messages_out.inc_by(count);
                 }
                 Order::Close(_, reason) => {
                     self.closing = Some((CloseReason::Engine(reason), now + limits.linger));
+                    if let Wrap::Tls(session) = &self.wrap {
+                        session.seal_close(sealed)?;
+                    }
                     break;
                 }
             }
+        }
+        if let Wrap::Tls(session) = &self.wrap {
+            session.take_sealed(sealed)?;
         }
         let mut rest = &sealed[..];
         if self.spill.is_none() && !rest.is_empty() {
