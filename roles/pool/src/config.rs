@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
-use adit_service::{Authority, CommonConfig, ConfigError, ConfigPath, Http, Log};
+use adit_service::{Authority, CommonConfig, ConfigError, ConfigPath, Http, Log, SHUTDOWN_GRACE};
 use adit_sv2::keys::{AuthorityPublicKey, Sv2Url};
+use adit_sv2::tlv::WORKER_HASHRATE_TRACKING;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::payout::Payout;
@@ -37,6 +38,12 @@ pub struct Config {
     /// `[channels]`
     #[serde(default)]
     pub channels: Channels,
+    /// `[mining]`
+    #[serde(default)]
+    pub mining: Mining,
+    /// `[drain]`
+    #[serde(default)]
+    pub drain: Drain,
     /// `[store]`
     #[serde(default)]
     pub store: StoreConfig,
@@ -197,13 +204,81 @@ pub struct Channels {
     pub max_per_connection: u32,
     /// A connection without a channel is closed after this time, in seconds.
     pub open_deadline_secs: u64,
+    /// Workers that are told apart by the names in their shares (extension 0x0002), in all. Bounds memory, about 300
+    /// bytes each; shares of further ones are credited to their channel's own identity.
+    pub max_workers: u32,
+    /// Workers whose hashrate is a metric of its own, the strongest first. Each is a time series in what collects them.
+    pub worker_metrics: u32,
 }
 
 impl Default for Channels {
     fn default() -> Self {
-        Self { max: 200_000, max_per_connection: 20_000, open_deadline_secs: 60 }
+        Self {
+            max: 200_000,
+            max_per_connection: 20_000,
+            open_deadline_secs: 60,
+            max_workers: 200_000,
+            worker_metrics: 0,
+        }
     }
 }
+
+/// `[mining]`: what is spoken with miners.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mining {
+    /// Whether miners may change the version bits of BIP323. If not, clients that need it are refused, and the others
+    /// are told so (`REQUIRES_FIXED_VERSION`).
+    pub version_rolling: bool,
+    /// Extensions that clients may ask for (0x0001), of those that this program knows: 2, names of workers.
+    pub supported_extensions: Vec<u16>,
+    /// Extensions without which a client is not served; a part of the supported ones.
+    pub required_extensions: Vec<u16>,
+}
+
+/// Extensions that this program knows, beside the negotiation itself.
+const KNOWN_EXTENSIONS: [u16; 1] = [WORKER_HASHRATE_TRACKING];
+
+impl Default for Mining {
+    fn default() -> Self {
+        Self {
+            version_rolling: true,
+            supported_extensions: KNOWN_EXTENSIONS.to_vec(),
+            required_extensions: Vec::new(),
+        }
+    }
+}
+
+/// `[drain]`: where miners are sent before the pool stops (`SIGTERM`), or on `SIGUSR1`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// The host that miners are told to go to; it must have the same authority key. Empty: the one that they dialled.
+    pub host: String,
+    /// Its port; 0: the one that they dialled.
+    pub port: u16,
+    /// How long a pool that is to stop serves miners that have not gone yet, in seconds. 0, or neither host nor port:
+    /// it does not tell them to go, and stops at once.
+    pub seconds: u64,
+    /// Connections that are told to go in a second: they arrive at the other host at this rate.
+    pub per_second: u32,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { host: String::new(), port: 0, seconds: 5, per_second: 5_000 }
+    }
+}
+
+impl Drain {
+    /// Whether a pool that is to stop sends its miners elsewhere first.
+    pub fn at_the_end(&self) -> bool {
+        self.seconds > 0 && (!self.host.is_empty() || self.port != 0)
+    }
+}
+
+/// A second less than a role is given to stop.
+const MAX_DRAIN_SECS: u64 = SHUTDOWN_GRACE.as_secs() - 1;
 
 /// `[store]`: credited work and found blocks.
 #[derive(Clone, Debug, Deserialize)]
@@ -273,7 +348,33 @@ impl Config {
         between("channels.max", self.channels.max, 1, 1 << 24)?;
         between("channels.max_per_connection", self.channels.max_per_connection, 1, 1 << 24)?;
         between("channels.open_deadline_secs", self.channels.open_deadline_secs, 1, 86_400)?;
+        between("channels.max_workers", self.channels.max_workers, 0, 1 << 24)?;
+        between("channels.worker_metrics", self.channels.worker_metrics, 0, 10_000)?;
+        self.check_extensions()?;
+        self.check_drain()
+    }
+
+    fn check_extensions(&self) -> Result<(), ConfigError> {
+        let Mining { supported_extensions: supported, required_extensions: required, .. } =
+            &self.mining;
+        if let Some(unknown) = supported.iter().find(|id| !KNOWN_EXTENSIONS.contains(id)) {
+            let message = format!("{unknown} is not known here; known is {KNOWN_EXTENSIONS:?}");
+            return wrong("mining.supported_extensions", message);
+        }
+        if let Some(missing) = required.iter().find(|id| !supported.contains(id)) {
+            let message = format!("{missing} is not one of the supported_extensions");
+            return wrong("mining.required_extensions", message);
+        }
         Ok(())
+    }
+
+    fn check_drain(&self) -> Result<(), ConfigError> {
+        let host = &self.drain.host;
+        if host.len() > 255 || !host.bytes().all(|b| b.is_ascii_graphic()) {
+            return wrong("drain.host", "must be a host name or address of at most 255 characters");
+        }
+        between("drain.seconds", self.drain.seconds, 0, MAX_DRAIN_SECS)?;
+        between("drain.per_second", self.drain.per_second, 1, 1_000_000)
     }
 
     /// The output that is paid.

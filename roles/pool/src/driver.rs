@@ -13,8 +13,9 @@ use adit_transport::{
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::signal::unix;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, EXAMPLE, Listen};
@@ -30,6 +31,8 @@ pub struct Pool;
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often a pool that sends its miners away looks whether they are gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Blocks and workers that `/status` lists.
 const MAX_SHOWN: usize = 100;
 /// How often the totals of `/status` are read from the store at most: with many workers that takes a while.
@@ -83,6 +86,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
             Effect::FannedOut(since) => metrics.fanned_out(since.elapsed()),
         }
     };
+    let mut drain = unix::signal(unix::SignalKind::user_defined1())?;
     // Ends last: connections are closed by the tokens of their listeners and dialers.
     let end = CancellationToken::new();
     let _end = end.clone().drop_guard();
@@ -104,6 +108,8 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     cx.listening("miners", listener.local_addr()?);
     set_status(&cx, &hub, &store, payout, server.authority().to_string());
 
+    // Ends after `cx.shutdown` where miners are sent elsewhere first.
+    let serving = CancellationToken::new();
     let mut tasks = JoinSet::new();
     for (index, provider) in config.template_provider.iter().enumerate() {
         let url = provider.url().map_err(anyhow::Error::msg)?;
@@ -113,21 +119,46 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
                 "no authority_key: anybody could answer in its place"
             );
         }
-        tasks.spawn(keep_provider(hub.clone(), index, DialTarget::from(&url), &cx));
+        tasks.spawn(keep_provider(hub.clone(), index, DialTarget::from(&url), serving.clone()));
     }
     let limits = listen_limits(&config.listen);
-    tasks.spawn(hub.serve_noise(listener, Link::Miner, server, limits, cx.shutdown.clone()));
+    tasks.spawn(hub.serve_noise(listener, Link::Miner, server, limits, serving.clone()));
     tasks.spawn(watch(hub.clone(), metrics, cx.clone()));
 
-    let failed = hub.failed();
-    tokio::select! {
-        () = cx.shutdown.cancelled() => {}
-        failed = failed => return Err(failed.into()),
+    loop {
+        tokio::select! {
+            () = cx.shutdown.cancelled() => break,
+            failed = hub.failed() => return Err(failed.into()),
+            _ = drain.recv() => hub.try_with(|engine, _, _| engine.drain())?,
+        }
     }
+    if config.drain.at_the_end() {
+        send_miners_away(&hub, Duration::from_secs(config.drain.seconds)).await?;
+    }
+    serving.cancel();
     while let Some(joined) = tasks.join_next().await {
         joined?;
     }
     Ok(())
+}
+
+/// Sends every miner to the place of `[drain]` and serves them until they are gone, but no longer than this.
+async fn send_miners_away(hub: &Hub<PoolEngine>, at_most: Duration) -> anyhow::Result<()> {
+    hub.try_with(|engine, _, _| engine.drain())?;
+    let gone = async {
+        while !hub.try_with(|engine, _, _| engine.is_drained())? {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        anyhow::Ok(())
+    };
+    match timeout(at_most, gone).await {
+        Ok(gone) => gone,
+        Err(_) => {
+            let (connections, _) = hub.try_with(|engine, _, _| engine.counts())?;
+            tracing::info!(connections, "miners that did not go are left");
+            Ok(())
+        }
+    }
 }
 
 /// The thread that stores, and what it reports.
@@ -171,7 +202,7 @@ fn keep_provider(
     hub: Hub<PoolEngine>,
     index: usize,
     target: DialTarget,
-    cx: &Context,
+    serving: CancellationToken,
 ) -> impl Future<Output = ()> + Send + use<> {
     let options = DialOptions { connection: ConnectionLimits::bulk(), ..DialOptions::default() };
     let link = Link::TemplateProvider(index);
@@ -184,14 +215,7 @@ fn keep_provider(
             }
         }
     };
-    hub.keep_dialed(
-        link,
-        Protocol::Noise,
-        move || target.clone(),
-        options,
-        cx.shutdown.clone(),
-        on_state,
-    )
+    hub.keep_dialed(link, Protocol::Noise, move || target.clone(), options, serving, on_state)
 }
 
 /// Says what the pool waits for, and once a minute how it goes.
@@ -212,6 +236,7 @@ async fn watch(hub: Hub<PoolEngine>, metrics: Metrics, cx: Context) {
         };
         cx.readiness.set("template provider", readiness.template_provider);
         cx.readiness.set("template", readiness.template);
+        cx.readiness.set("drain", readiness.drain);
         if next_summary <= tokio::time::Instant::now() {
             next_summary += SUMMARY_INTERVAL;
             let last = std::mem::replace(&mut summary, metrics.summary());

@@ -6,9 +6,12 @@
 mod blocks;
 mod channel;
 mod downstream;
+mod drain;
 mod open;
+mod setup;
 mod shares;
 mod status;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -17,7 +20,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use adit_mining::{ExtranonceAllocator, Payouts};
+use adit_mining::{ExtranonceAllocator, JobFactory, Payouts};
 use adit_service::ConfigError;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
@@ -29,6 +32,8 @@ pub use status::Readiness;
 
 use blocks::Solutions;
 use downstream::Miner;
+use drain::{Destination, Draining};
+use setup::Offer;
 use shares::Ledger;
 use upstream::Provider;
 use work::Bench;
@@ -59,7 +64,10 @@ pub struct PoolEngine {
     /// Index of the provider whose work is in force.
     active: Option<usize>,
     core: Core,
+    draining: Option<Draining>,
     next_scan: Option<Instant>,
+    next_worker_metrics: Option<Instant>,
+    next_sweep: Option<Instant>,
 }
 
 /// What handling a single miner needs besides that miner.
@@ -75,6 +83,8 @@ struct Core {
     provider_names: Vec<String>,
     /// Channels that are open or wait for a first template.
     channels: u32,
+    /// Workers that are told apart by name, of all channels.
+    workers: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -88,13 +98,21 @@ struct Settings {
     ack_interval: Duration,
     max_channels: u32,
     max_channels_per_connection: usize,
+    max_workers: u32,
+    worker_metrics: usize,
     open_deadline: Duration,
+    offer: Offer,
+    destination: Destination,
     output_size: u32,
     output_sigops: u16,
 }
 
 /// How often each connection and channel is looked at for deadlines and difficulty.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the metrics of single workers are made anew.
+const WORKER_METRICS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often workers that are gone for long are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Bytes of an extranonce prefix behind the `server_id`: 16 million channels.
 const SLICE_LEN: usize = 3;
@@ -121,7 +139,16 @@ impl PoolEngine {
             ack_interval: Duration::from_millis(config.shares.ack_interval_ms),
             max_channels: config.channels.max,
             max_channels_per_connection: config.channels.max_per_connection as usize,
+            max_workers: config.channels.max_workers,
+            worker_metrics: config.channels.worker_metrics as usize,
             open_deadline: Duration::from_secs(config.channels.open_deadline_secs),
+            offer: Offer {
+                version_rolling: config.mining.version_rolling,
+                work_selection: false,
+                supported_extensions: config.mining.supported_extensions.clone(),
+                required_extensions: config.mining.required_extensions.clone(),
+            },
+            destination: Destination::from(&config.drain),
             output_size: payouts.serialized_len() as u32,
             output_sigops: payout.sigops(),
         };
@@ -141,7 +168,11 @@ impl PoolEngine {
                 settings,
                 metrics,
                 extranonces,
-                bench: Bench::new(config.coinbase.tag.as_bytes(), payouts),
+                bench: Bench::new(JobFactory {
+                    tag: config.coinbase.tag.clone().into_bytes(),
+                    payouts,
+                    version_rolling_allowed: config.mining.version_rolling,
+                }),
                 ledger: Ledger::default(),
                 solutions: Solutions::new(pending),
                 provider_names: config
@@ -150,8 +181,12 @@ impl PoolEngine {
                     .map(|p| p.address.clone())
                     .collect(),
                 channels: 0,
+                workers: 0,
             },
+            draining: None,
             next_scan: None,
+            next_worker_metrics: None,
+            next_sweep: None,
         })
     }
 }
@@ -182,9 +217,20 @@ impl Engine for PoolEngine {
         self.announce_futures(now, out);
         self.acknowledge_due(now, out);
         self.core.solutions.tick(&self.providers, now, out);
+        self.drain_tick(out);
         if self.next_scan.is_none_or(|due| now.instant >= due) {
             self.next_scan = Some(now.instant + SCAN_INTERVAL);
             self.scan_miners(now, out);
+        }
+        if self.core.settings.worker_metrics > 0
+            && self.next_worker_metrics.is_none_or(|due| now.instant >= due)
+        {
+            self.next_worker_metrics = Some(now.instant + WORKER_METRICS_INTERVAL);
+            self.measure_workers(now);
+        }
+        if self.next_sweep.is_none_or(|due| now.instant >= due) {
+            self.next_sweep = Some(now.instant + SWEEP_INTERVAL);
+            self.sweep_workers(now);
         }
     }
 }

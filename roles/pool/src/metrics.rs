@@ -1,5 +1,6 @@
 //! What the pool counts: `adit_pool_*`.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use adit_mining::{ChannelKind, ShareError};
@@ -9,7 +10,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::store::{Identity, QUEUE_LIMIT};
+
 type Label = [(&'static str, &'static str); 1];
+type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Why a share is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,17 +22,20 @@ pub enum Refusal {
     Share(ShareError),
     /// It might, but the disk takes no more: the miner may go elsewhere.
     StoreUnavailable,
+    /// The worker's name in it is longer than extension 0x0002 allows, or cut off.
+    UserIdentity,
 }
 
 impl Refusal {
     /// Number of refusals that are told apart.
-    pub const COUNT: usize = ShareError::ALL.len() + 1;
+    pub const COUNT: usize = ShareError::ALL.len() + 2;
 
     /// `error_code` of `SubmitShares.Error`.
     pub fn code(self) -> &'static str {
         match self {
             Self::Share(error) => error.code(),
             Self::StoreUnavailable => "store-unavailable",
+            Self::UserIdentity => "invalid-user-identity",
         }
     }
 
@@ -47,13 +54,17 @@ impl Refusal {
             Self::Share(error) => {
                 ShareError::ALL.iter().position(|e| *e == error).unwrap_or_default()
             }
-            Self::StoreUnavailable => Self::COUNT - 1,
+            Self::StoreUnavailable => Self::COUNT - 2,
+            Self::UserIdentity => Self::COUNT - 1,
         }
     }
 
     /// All of them, in the order of [`index`](Self::index).
     pub fn all() -> impl Iterator<Item = Self> {
-        ShareError::ALL.into_iter().map(Self::Share).chain([Self::StoreUnavailable])
+        ShareError::ALL
+            .into_iter()
+            .map(Self::Share)
+            .chain([Self::StoreUnavailable, Self::UserIdentity])
     }
 }
 
@@ -63,6 +74,19 @@ pub(crate) struct Summary {
     pub(crate) accepted: u64,
     pub(crate) rejected: u64,
     pub(crate) blocks: u64,
+}
+
+/// Connections by what they do, and what their channels find together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census {
+    /// `SetupConnection` has not come yet.
+    pub(crate) setting_up: usize,
+    /// Without a channel.
+    pub(crate) idle: usize,
+    /// With one, or waiting for one.
+    pub(crate) mining: usize,
+    /// Hashes per second, estimated.
+    pub(crate) hash_rate: f64,
 }
 
 /// The metrics. Clones count into the same ones.
@@ -82,6 +106,13 @@ pub struct Metrics {
     unstored: Gauge,
     rejects_not_stored: Counter,
     connected: Family<[(&'static str, String); 1], Gauge>,
+    losses: Family<[(&'static str, String); 2], Counter>,
+    template_age: FloatGauge,
+    connections: Family<Label, Gauge>,
+    hash_rate: FloatGauge,
+    worker_hash_rate: Family<[(&'static str, String); 2], FloatGauge>,
+    queue_fill: FloatGauge,
+    sent_away: Counter,
     templates: Family<Label, Counter>,
 }
 
@@ -114,6 +145,13 @@ impl Default for Metrics {
             unstored: Gauge::default(),
             rejects_not_stored: Counter::default(),
             connected: Family::default(),
+            losses: Family::default(),
+            template_age: FloatGauge::default(),
+            connections: Family::default(),
+            hash_rate: FloatGauge::default(),
+            worker_hash_rate: Family::default(),
+            queue_fill: FloatGauge::default(),
+            sent_away: Counter::default(),
             templates: Family::default(),
         }
     }
@@ -150,10 +188,39 @@ impl Metrics {
             "Accepted shares that are not on disk yet",
             self.unstored.clone(),
         );
+        let help = "Part of the store's queue that is taken; at 1 shares are refused";
+        registry.register_with_unit(
+            "store_queue_fill",
+            help,
+            Unit::Ratios,
+            self.queue_fill.clone(),
+        );
         let help = "Refused shares that are missing in the store's counts, since the disk did not take them in time";
         registry.register("rejects_not_stored", help, self.rejects_not_stored.clone());
         let help = "1 where the template provider is connected";
         registry.register("template_provider_connected", help, self.connected.clone());
+        let help = "Losses of a template provider by its address and the reason";
+        registry.register("template_provider_losses", help, self.losses.clone());
+        registry.register_with_unit(
+            "template_age",
+            "Since the last template of the provider in use",
+            Unit::Seconds,
+            self.template_age.clone(),
+        );
+        for state in ["setting-up", "idle", "mining"] {
+            let _ = self.connections.get_or_create(&[("state", state)]);
+        }
+        registry.register(
+            "connections",
+            "Connections of miners by state",
+            self.connections.clone(),
+        );
+        let help = "Estimated hashes per second of all channels";
+        registry.register("hashrate", help, self.hash_rate.clone());
+        let help = "Estimated hashes per second of the strongest workers, as many as the configuration says";
+        registry.register("worker_hashrate", help, self.worker_hash_rate.clone());
+        let help = "Connections that were told to go elsewhere";
+        registry.register("reconnects_sent", help, self.sent_away.clone());
         for kind in ["future", "new-tip", "newer", "unchanged", "refused"] {
             let _ = self.templates.get_or_create(&[("kind", kind)]);
         }
@@ -207,6 +274,33 @@ impl Metrics {
 
     pub(crate) fn unstored(&self, shares: usize) {
         self.unstored.set(shares as i64);
+        self.queue_fill.set(shares as f64 / QUEUE_LIMIT as f64);
+    }
+
+    pub(crate) fn census(&self, census: &Census) {
+        let states = [census.setting_up, census.idle, census.mining];
+        for (state, count) in ["setting-up", "idle", "mining"].into_iter().zip(states) {
+            self.connections.get_or_create(&[("state", state)]).set(count as i64);
+        }
+        self.hash_rate.set(census.hash_rate);
+    }
+
+    /// Replaces the series of single workers.
+    pub(crate) fn worker_hash_rates<'a>(&self, workers: impl Iterator<Item = (&'a Identity, f64)>) {
+        self.worker_hash_rate.clear();
+        for (identity, hash_rate) in workers {
+            let labels =
+                [("account", identity.account.clone()), ("worker", identity.worker.clone())];
+            self.worker_hash_rate.get_or_create(&labels).set(hash_rate);
+        }
+    }
+
+    pub(crate) fn template_age(&self, age: Duration) {
+        self.template_age.set(age.as_secs_f64());
+    }
+
+    pub(crate) fn sent_away(&self) {
+        self.sent_away.inc();
     }
 
     pub(crate) fn reject_not_stored(&self) {
@@ -223,6 +317,11 @@ impl Metrics {
 
     pub(crate) fn template_provider(&self, address: &str, connected: bool) {
         self.connected.get_or_create(&[("address", address.to_owned())]).set(connected.into());
+    }
+
+    pub(crate) fn template_provider_lost(&self, address: &str, reason: &'static str) {
+        let labels = [("address", address.to_owned()), ("reason", reason.to_owned())];
+        self.losses.get_or_create(&labels).inc();
     }
 
     fn channels(&self, kind: ChannelKind) -> Gauge {

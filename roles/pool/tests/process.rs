@@ -26,6 +26,11 @@ impl Process {
         Self(child)
     }
 
+    fn signal(&self, signal: &str) {
+        let order = format!("kill -{signal} {}", self.0.id());
+        assert!(Command::new("sh").args(["-c", &order]).status().unwrap().success());
+    }
+
     fn kill(&mut self) {
         self.0.kill().unwrap(); // SIGKILL
         self.0.wait().unwrap();
@@ -73,7 +78,7 @@ async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() 
             match miner.next().await {
                 News::Accepted(more) => acknowledged += u64::from(more),
                 News::Closed => break,
-                News::Work | News::Refused(_) => {}
+                News::Work | News::Refused(_) | News::SentTo(..) => {}
             }
         }
         let store = Store::open(&folder.path().join("pool.redb")).unwrap();
@@ -93,6 +98,41 @@ async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() 
     miner.work().await;
     miner.submit(3);
     miner.accepted(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn miners_are_sent_elsewhere_on_sigusr1_and_before_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut provider = TemplateProvider::start().await;
+    let address = free_address();
+    let file = folder.path().join("pool.toml");
+    let more = "drain.host = \"next.example\"\ndrain.port = 4321\ndrain.seconds = 7";
+    std::fs::write(&file, config(folder.path(), address, &provider, more)).unwrap();
+    let mut pool = Process::start(&file);
+    let mut miner = Miner::start(address, authority(1).public());
+    miner.work().await;
+    let sent = |news: News| match news {
+        News::SentTo(host, port) => assert_eq!((host.as_str(), port), ("next.example", 4321)),
+        other => panic!("{other:?}"),
+    };
+    pool.signal("USR1");
+    sent(miner.next().await);
+    // It stays, and is served.
+    miner.submit(1);
+    miner.accepted(1).await;
+    let mut late = Miner::start(address, authority(1).public());
+    late.work().await;
+    sent(late.next().await);
+    // Both were told already. Until they are gone the pool works, and its blocks are submitted.
+    pool.signal("TERM");
+    let block = late.submit_block();
+    provider.solution_with(block).await;
+    late.accepted(1).await;
+    assert!(pool.0.try_wait().unwrap().is_none());
+    let since = std::time::Instant::now();
+    drop((late, miner));
+    assert!(tokio::task::spawn_blocking(move || pool.0.wait()).await.unwrap().unwrap().success());
+    assert!(since.elapsed() < std::time::Duration::from_secs(5), "it does not wait for nobody");
 }
 
 #[test]

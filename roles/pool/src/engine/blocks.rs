@@ -12,7 +12,7 @@ use super::channel::Channel;
 use super::upstream::Provider;
 use super::{Core, Effect};
 use crate::metrics::Metrics;
-use crate::store::{BlockState, FoundBlock, Record};
+use crate::store::{BlockState, FoundBlock, Identity, Record};
 
 /// The protocol has no answer to `SubmitSolution`, so it is repeated; a template provider that has it takes no harm.
 const RESEND_INTERVAL: Duration = Duration::from_secs(10);
@@ -46,6 +46,7 @@ impl Core {
     pub(super) fn block_found(
         &mut self,
         channel: &Channel,
+        finder: &Identity,
         share: &Share<'_>,
         now: Now,
         out: &mut Outbox<Effect>,
@@ -54,7 +55,7 @@ impl Core {
         let origin = server.job(share.job_id).and_then(|job| self.bench.origin(job.id()));
         let (Some(solution), Some(origin)) = (server.solution(share), origin) else {
             // A job lives on a channel no longer than its origin is kept.
-            tracing::error!(identity = %channel.identity, job_id = share.job_id, "block found on a job that is gone");
+            tracing::error!(identity = %finder, job_id = share.job_id, "block found on a job that is gone");
             return;
         };
         let block = Arc::new(FoundBlock {
@@ -63,8 +64,8 @@ impl Core {
             found_unix_ms: now.unix_ms,
             height: origin.height,
             prev_hash: solution.header.prev_hash.to_vec(),
-            account: channel.identity.account.clone(),
-            worker: channel.identity.worker.clone(),
+            account: finder.account.clone(),
+            worker: finder.worker.clone(),
             channel_id: server.id(),
             extranonce_prefix: server.extranonce_prefix().to_vec(),
             template_provider: self.provider_names[origin.provider].clone(),
@@ -74,7 +75,7 @@ impl Core {
             header_nonce: solution.header.nonce,
             coinbase_tx: solution.coinbase_tx,
         });
-        tracing::info!(hash = %solution.hash, height = origin.height, identity = %channel.identity, "block found");
+        tracing::info!(hash = %solution.hash, height = origin.height, identity = %finder, "block found");
         self.metrics.block("found");
         out.effect(Effect::Store(Record::Block(block.clone())));
         self.solutions.add(block, Some(now.instant), false);

@@ -8,20 +8,20 @@ use adit_mining::{ServerChannel, Target};
 use adit_sv2::messages::mining::SetTarget;
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::tally::{Tally, Workers};
 use super::{Core, Effect, work};
-use crate::metrics::Refusal;
 use crate::store::Identity;
 
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) server: ServerChannel,
-    pub(super) identity: Arc<Identity>,
+    /// All shares of the channel, and whose it is.
+    pub(super) tally: Tally,
+    /// Those of its shares that name their worker.
+    pub(super) workers: Workers,
     pub(super) vardiff: Vardiff,
     /// What the client said last, of what was followed; 0 if nothing.
     nominal_hash_rate: f64,
-    pub(super) accepted: u64,
-    pub(super) rejected: [u32; Refusal::COUNT],
-    pub(super) last_share: Option<Instant>,
     /// Arrival of the oldest share that is stored and not acknowledged.
     pub(super) unacknowledged_since: Option<Instant>,
 }
@@ -44,13 +44,20 @@ impl Channel {
         Self {
             vardiff: Vardiff::new(options, server.target(), now.instant),
             server,
-            identity,
+            tally: Tally::new(identity),
+            workers: Workers::default(),
             nominal_hash_rate: hash_rate,
-            accepted: 0,
-            rejected: [0; Refusal::COUNT],
-            last_share: None,
             unacknowledged_since: None,
         }
+    }
+
+    /// The estimated hashrate, hashes per second.
+    pub(super) fn hash_rate(&self) -> f64 {
+        // Before the first share there is but what the client said.
+        if self.tally.accepted == 0 {
+            return self.nominal_hash_rate.min(self.vardiff.hash_rate());
+        }
+        self.vardiff.hash_rate()
     }
 
     /// About once a second: lets difficulty follow what the channel finds.
@@ -127,6 +134,7 @@ impl Channel {
         core.extranonces.release(self.server.extranonce_prefix());
         core.metrics.channel_closed(self.server.kind());
         core.channels -= 1;
+        core.workers -= self.workers.len() as u32;
     }
 }
 

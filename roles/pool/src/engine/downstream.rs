@@ -5,40 +5,34 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_mining::{Share, Target};
-use adit_sv2::codec::{Seq064K, Str0255};
+use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
-use adit_sv2::messages::common::{
-    PROTOCOL_MINING, PROTOCOL_VERSION, SetupConnection, SetupConnectionError,
-    SetupConnectionSuccess,
-};
-use adit_sv2::messages::extensions::{
-    RequestExtensions, RequestExtensionsError, RequestExtensionsSuccess,
-};
+use adit_sv2::messages::DecodeError;
+use adit_sv2::messages::common::SetupConnection;
 use adit_sv2::messages::mining::{
-    CloseChannel, Mining, REQUIRES_STANDARD_JOBS, REQUIRES_VERSION_ROLLING,
-    SetCustomMiningJobError, SubmitSharesExtended, SubmitSharesStandard, UpdateChannel,
+    CloseChannel, Mining, SetCustomMiningJobError, SubmitSharesExtended, UpdateChannel,
     UpdateChannelError,
 };
-use adit_sv2::messages::{DecodeError, Message};
-use adit_sv2::tlv::EXTENSIONS_NEGOTIATION;
+use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, Tlvs, WORKER_HASHRATE_TRACKING};
 use adit_transport::{Event, Now, Outbox, PeerId};
 
 use super::channel::Channel;
 use super::open::OpenRequest;
+use super::setup::Session;
+use super::shares::Submission;
 use super::{Core, Effect, PoolEngine};
-
-/// Features of `SetupConnection` that the pool has; others are refused.
-const SUPPORTED_FLAGS: u32 = REQUIRES_STANDARD_JOBS | REQUIRES_VERSION_ROLLING;
+use crate::metrics::Census;
 
 /// Why a miner's connection is closed; the transport counts them.
-mod reason {
-    pub(super) const LINE: &str = "line-on-a-frame-connection";
-    pub(super) const MALFORMED: &str = "malformed-frame";
-    pub(super) const UNEXPECTED: &str = "unexpected-message";
-    pub(super) const NO_SETUP: &str = "message-before-setup-connection";
-    pub(super) const SECOND_SETUP: &str = "second-setup-connection";
-    pub(super) const REFUSED: &str = "setup-connection-refused";
-    pub(super) const IDLE: &str = "no-channel-in-time";
+pub(super) mod reason {
+    pub(in super::super) const LINE: &str = "line-on-a-frame-connection";
+    pub(in super::super) const MALFORMED: &str = "malformed-frame";
+    pub(in super::super) const UNEXPECTED: &str = "unexpected-message";
+    pub(in super::super) const NO_SETUP: &str = "message-before-setup-connection";
+    pub(in super::super) const SECOND_SETUP: &str = "second-setup-connection";
+    pub(in super::super) const REFUSED: &str = "setup-connection-refused";
+    pub(in super::super) const IDLE: &str = "no-channel-in-time";
+    pub(in super::super) const NO_EXTENSION: &str = "required-extension-missing";
 }
 
 /// One connection.
@@ -47,10 +41,9 @@ pub(super) struct Miner {
     pub(super) remote: SocketAddr,
     /// When it was opened, or lost its last channel.
     idle_since: Instant,
-    set_up: bool,
-    pub(super) standard_jobs: bool,
-    /// What the client says that it is.
-    pub(super) vendor: String,
+    pub(super) session: Session,
+    /// It was told to reconnect elsewhere.
+    pub(super) sent_away: bool,
     /// Channel and group ids share one space (spec 5.2.3).
     next_id: u32,
     /// The group that its channels are said to belong to. Jobs are sent to each channel.
@@ -90,6 +83,7 @@ impl PoolEngine {
     /// Deadlines and difficulty of every connection.
     pub(super) fn scan_miners(&mut self, now: Now, out: &mut Outbox<Effect>) {
         let mut idle = Vec::new();
+        let mut census = Census::default();
         for (peer, miner) in &mut self.miners {
             if miner.is_idle()
                 && now.instant.duration_since(miner.idle_since) >= self.core.settings.open_deadline
@@ -98,9 +92,23 @@ impl PoolEngine {
             }
             for channel in miner.channels.values_mut() {
                 channel.adjust(*peer, &mut self.core, now, out);
+                census.hash_rate += channel.hash_rate();
             }
+            *match (miner.session.is_set_up(), miner.is_idle()) {
+                (false, _) => &mut census.setting_up,
+                (true, true) => &mut census.idle,
+                (true, false) => &mut census.mining,
+            } += 1;
         }
+        self.core.metrics.census(&census);
         idle.into_iter().for_each(|peer| self.close_miner(peer, reason::IDLE, out));
+    }
+
+    /// Forgets workers that are gone for long.
+    pub(super) fn sweep_workers(&mut self, now: Now) {
+        for channel in self.miners.values_mut().flat_map(|miner| miner.channels.values_mut()) {
+            channel.workers.sweep(&mut self.core.workers, now.instant);
+        }
     }
 
     fn close_miner(&mut self, peer: PeerId, reason: &'static str, out: &mut Outbox<Effect>) {
@@ -121,9 +129,8 @@ impl Miner {
         Self {
             remote,
             idle_since: now.instant,
-            set_up: false,
-            standard_jobs: false,
-            vendor: String::new(),
+            session: Session::default(),
+            sent_away: false,
             next_id: FIRST_CHANNEL_ID,
             group_channel_id: FIRST_CHANNEL_ID - 1,
             channels: BTreeMap::new(),
@@ -141,18 +148,24 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) -> Result<(), &'static str> {
-        if !self.set_up {
-            return self.setup_connection(peer, header, payload, out);
+        let offer = &core.settings.offer;
+        if !self.session.is_set_up() {
+            return self.session.set_up(peer, self.remote, (header, payload), offer, out);
         }
         match header.extension_type {
             0 => {}
-            EXTENSIONS_NEGOTIATION => return request_extensions(peer, header, payload, out),
+            EXTENSIONS_NEGOTIATION => {
+                return self.session.request_extensions(peer, (header, payload), offer, out);
+            }
             // Messages of extensions that were not negotiated are dropped (spec 3.4).
             _ => return Ok(()),
         }
-        let message = match Mining::decode(header, payload) {
-            // TLVs belong to extensions, of which none is negotiated.
-            Ok((message, _tlvs)) => message,
+        if !self.session.has_required(offer) {
+            // It was told, or did not ask, and goes on all the same (extension 0x0001, section 4).
+            return Err(reason::NO_EXTENSION);
+        }
+        let (message, tlvs) = match Mining::decode(header, payload) {
+            Ok(decoded) => decoded,
             Err(DecodeError::Unknown { msg_type: SetupConnection::TYPE, .. }) => {
                 return Err(reason::SECOND_SETUP);
             }
@@ -166,14 +179,21 @@ impl Miner {
             }
         };
         match message {
-            Mining::SubmitSharesExtended(m) => self.share_extended(peer, &m, core, now, out),
-            Mining::SubmitSharesStandard(m) => self.share_standard(peer, &m, core, now, out),
+            Mining::SubmitSharesExtended(m) => {
+                let submission = self.submission(&m, tlvs);
+                self.share(peer, &submission, core, now, out);
+            }
+            Mining::SubmitSharesStandard(m) => {
+                let share = Share::from(&m);
+                let submission = Submission { channel_id: m.channel_id, share, worker: Ok(None) };
+                self.share(peer, &submission, core, now, out);
+            }
             Mining::OpenStandardMiningChannel(m) => {
                 let request = OpenRequest::standard(&m);
                 self.open(peer, m.request_id, request, core, now, out);
             }
             Mining::OpenExtendedMiningChannel(m) => {
-                let request = OpenRequest::extended(&m, self.standard_jobs);
+                let request = OpenRequest::extended(&m, self.session.standard_jobs);
                 self.open(peer, m.request_id, request, core, now, out);
             }
             Mining::UpdateChannel(m) => self.update_channel(peer, &m, core, now, out),
@@ -191,64 +211,13 @@ impl Miner {
         Ok(())
     }
 
-    /// The first message (spec 3.6.1).
-    fn setup_connection(
-        &mut self,
-        peer: PeerId,
-        header: &Header,
-        payload: &[u8],
-        out: &mut Outbox<Effect>,
-    ) -> Result<(), &'static str> {
-        if (header.extension_type, header.channel_msg, header.msg_type)
-            != (0, false, SetupConnection::TYPE)
-        {
-            return Err(reason::NO_SETUP);
-        }
-        let (message, _) = SetupConnection::decode(payload).map_err(|error| {
-            tracing::debug!(%peer, %error, "frame cannot be read");
-            reason::MALFORMED
-        })?;
-        let unsupported = message.flags & !SUPPORTED_FLAGS;
-        let versions = message.min_version..=message.max_version;
-        let (flags, code) = if message.protocol != PROTOCOL_MINING {
-            (0, "unsupported-protocol") // whose flags mean something else
-        } else if !versions.contains(&PROTOCOL_VERSION) {
-            (unsupported, "protocol-version-mismatch")
-        } else if unsupported != 0 {
-            (unsupported, "unsupported-feature-flags")
-        } else {
-            self.set_up = true;
-            self.standard_jobs = message.flags & REQUIRES_STANDARD_JOBS != 0;
-            self.vendor = message.vendor.to_clean_string();
-            tracing::debug!(%peer, remote = %self.remote, message = %message, "miner connected");
-            out.send(peer, &SetupConnectionSuccess { used_version: PROTOCOL_VERSION, flags: 0 });
-            return Ok(());
+    /// A share, and whose it is: TLVs mean something only where their extension was negotiated.
+    fn submission<'a>(&self, message: &SubmitSharesExtended<'a>, tlvs: Tlvs<'a>) -> Submission<'a> {
+        let worker = match self.session.has_extension(WORKER_HASHRATE_TRACKING) {
+            true => tlvs.user_identity().map(|name| Some(name.unwrap_or_default())),
+            false => Ok(None),
         };
-        tracing::info!(%peer, remote = %self.remote, code, message = %message, "connection refused");
-        out.send(peer, &SetupConnectionError { flags, error_code: Str0255::cut(code) });
-        Err(reason::REFUSED)
-    }
-
-    fn share_standard(
-        &mut self,
-        peer: PeerId,
-        message: &SubmitSharesStandard,
-        core: &mut Core,
-        now: Now,
-        out: &mut Outbox<Effect>,
-    ) {
-        self.share(peer, message.channel_id, &Share::from(message), core, now, out);
-    }
-
-    fn share_extended(
-        &mut self,
-        peer: PeerId,
-        message: &SubmitSharesExtended<'_>,
-        core: &mut Core,
-        now: Now,
-        out: &mut Outbox<Effect>,
-    ) {
-        self.share(peer, message.channel_id, &Share::from(message), core, now, out);
+        Submission { channel_id: message.channel_id, share: Share::from(message), worker }
     }
 
     /// The client's circumstances changed (spec 5.3.7). Answered only where it is invalid, or where it changes the target.
@@ -316,31 +285,3 @@ impl Miner {
 
 /// Behind 0, which clients take for "none", and the group.
 const FIRST_CHANNEL_ID: u32 = 2;
-
-/// Extension 0x0001: always answered. None is supported.
-fn request_extensions(
-    peer: PeerId,
-    header: &Header,
-    payload: &[u8],
-    out: &mut Outbox<Effect>,
-) -> Result<(), &'static str> {
-    if (header.channel_msg, header.msg_type) != (false, RequestExtensions::TYPE) {
-        return Err(reason::UNEXPECTED);
-    }
-    let (RequestExtensions { request_id, requested_extensions }, _) =
-        RequestExtensions::decode(payload).map_err(|_| reason::MALFORMED)?;
-    if requested_extensions.is_empty() {
-        out.send(
-            peer,
-            &RequestExtensionsSuccess { request_id, supported_extensions: Seq064K::default() },
-        );
-    } else {
-        let unsupported_extensions = requested_extensions;
-        let required_extensions = Seq064K::default();
-        out.send(
-            peer,
-            &RequestExtensionsError { request_id, unsupported_extensions, required_extensions },
-        );
-    }
-    Ok(())
-}

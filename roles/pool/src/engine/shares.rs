@@ -1,18 +1,20 @@
 //! Shares: judged, put on their way to the disk, and acknowledged once they are there.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_mining::{Share, ShareError};
+use adit_mining::{AcceptedShare, Share, ShareError};
 use adit_sv2::codec::Str0255;
 use adit_sv2::messages::mining::SubmitSharesError;
+use adit_sv2::tlv::TlvError;
 use adit_transport::{Now, Outbox, PeerId};
 
 use super::channel::Channel;
 use super::downstream::Miner;
 use super::{Core, Effect, PoolEngine};
 use crate::metrics::{Metrics, Refusal};
-use crate::store::{QUEUE_LIMIT, Record, ShareOutcome};
+use crate::store::{Identity, QUEUE_LIMIT, Record, ShareOutcome};
 
 /// Accepted shares between their arrival and their acknowledgement.
 #[derive(Debug, Default)]
@@ -36,60 +38,99 @@ struct Unstored {
     arrived: Instant,
 }
 
+/// A share, as it was submitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Submission<'a> {
+    pub(super) channel_id: u32,
+    pub(super) share: Share<'a>,
+    /// The worker's name that came with it; empty where it should have come, none without extension 0x0002.
+    pub(super) worker: Result<Option<&'a [u8]>, TlvError>,
+}
+
 impl Miner {
     /// Judges a share. No allocation here in the steady state.
     pub(super) fn share(
         &mut self,
         peer: PeerId,
-        channel_id: u32,
-        share: &Share<'_>,
+        submission: &Submission<'_>,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
-        let sequence_number = share.sequence_number;
-        let Some(channel) = self.channels.get_mut(&channel_id) else {
-            let refusal = Refusal::Share(ShareError::InvalidChannelId);
-            return refuse(peer, channel_id, sequence_number, refusal, &core.metrics, out);
+        let Submission { channel_id, share, worker } = submission;
+        let refuse = |refusal, core: &Core, out: &mut _| {
+            refuse(peer, *channel_id, share.sequence_number, refusal, &core.metrics, out);
+        };
+        let Some(channel) = self.channels.get_mut(channel_id) else {
+            return refuse(Refusal::Share(ShareError::InvalidChannelId), core, out);
         };
         if core.ledger.unstored.len() >= QUEUE_LIMIT {
             // Before it is judged: a miner may send it again.
-            let refusal = Refusal::StoreUnavailable;
-            channel.rejected[refusal.index()] += 1;
-            return refuse(peer, channel_id, sequence_number, refusal, &core.metrics, out);
+            channel.tally.reject(Refusal::StoreUnavailable);
+            return refuse(Refusal::StoreUnavailable, core, out);
         }
-        let identity = || channel.identity.clone();
-        let is_block = match channel.server.check_share(share, now.unix_secs()) {
+        let Ok(worker) = *worker else {
+            // A field beyond its limit makes the message void (spec 3.4.3).
+            channel.tally.reject(Refusal::UserIdentity);
+            return refuse(Refusal::UserIdentity, core, out);
+        };
+        let judged = channel.server.check_share(share, now.unix_secs());
+        let is_block = match &judged {
+            Ok(accepted) => accepted.is_block,
+            Err(rejected) => rejected.block.is_some(),
+        };
+        let (identity, outcome) = match judged {
             Ok(accepted) => {
                 core.metrics.share_accepted();
-                channel.accepted += 1;
-                channel.last_share = Some(now.instant);
                 channel.vardiff.on_share(accepted.work);
-                let number = core.ledger.add(peer, channel_id, sequence_number, accepted.work, now);
+                let sequence_number = share.sequence_number;
+                let number =
+                    core.ledger.add(peer, *channel_id, sequence_number, accepted.work, now);
                 let outcome = ShareOutcome::Accepted { number, work: accepted.work };
-                let identity = channel.identity.clone();
-                out.effect(Effect::Store(Record::Share {
-                    identity,
-                    outcome,
-                    unix_ms: now.unix_ms,
-                }));
-                accepted.is_block
+                (channel.credit(worker, &accepted, core, now), outcome)
             }
             Err(rejected) => {
                 let refusal = Refusal::Share(rejected.error);
-                channel.rejected[refusal.index()] += 1;
-                let record = Record::Share {
-                    identity: identity(),
-                    outcome: ShareOutcome::Rejected,
-                    unix_ms: now.unix_ms,
-                };
-                out.effect(Effect::Store(record));
-                refuse(peer, channel_id, sequence_number, refusal, &core.metrics, out);
-                rejected.block.is_some()
+                refuse(refusal, core, out);
+                (channel.charge(worker, refusal), ShareOutcome::Rejected)
             }
         };
-        if is_block {
-            core.block_found(channel, share, now, out);
+        let finder = is_block.then(|| identity.clone());
+        out.effect(Effect::Store(Record::Share { identity, outcome, unix_ms: now.unix_ms }));
+        if let Some(finder) = finder {
+            core.block_found(channel, &finder, share, now, out);
+        }
+    }
+}
+
+impl Channel {
+    /// Counts an accepted share; returns whose it is.
+    fn credit(
+        &mut self,
+        worker: Option<&[u8]>,
+        share: &AcceptedShare,
+        core: &mut Core,
+        now: Now,
+    ) -> Arc<Identity> {
+        let now = now.instant;
+        self.tally.accept(&share.hash, now);
+        let (own, limit) = (&self.tally.identity, core.settings.max_workers);
+        let Some(name) = worker else { return own.clone() };
+        let worker = self.workers.place(name, own, &mut core.workers, limit, now);
+        worker.tally.accept(&share.hash, now);
+        worker.hash_rate.add(share.work, now);
+        worker.tally.identity.clone()
+    }
+
+    /// Counts a refused share; returns whose it is.
+    fn charge(&mut self, worker: Option<&[u8]>, refusal: Refusal) -> Arc<Identity> {
+        self.tally.reject(refusal);
+        match worker.and_then(|name| self.workers.known(name)) {
+            Some(worker) => {
+                worker.tally.reject(refusal);
+                worker.tally.identity.clone()
+            }
+            None => self.tally.identity.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod blocks;
 mod channels;
 mod connections;
+mod extensions;
 mod fuzz;
 mod providers;
 mod shares;

@@ -48,6 +48,16 @@ pub(super) enum State {
 const WELL_AFTER: Duration = Duration::from_secs(10);
 /// Why the connection to a provider that refuses us is closed.
 const REFUSED: &str = "setup-connection-refused";
+/// What a lost provider is counted under.
+mod loss {
+    pub(super) const REPLACED: &str = "replaced";
+    pub(super) const PROTOCOL: &str = "protocol-error";
+    pub(super) const CLOSED: &str = "closed";
+    pub(super) const NO_ANSWER: &str = "no-answer";
+    pub(super) const REFUSED: &str = "refused";
+    pub(super) const UNREACHABLE: &str = "unreachable";
+}
+
 /// For an answer to `SetupConnection`.
 const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -103,9 +113,11 @@ impl PoolEngine {
     /// The driver could not connect.
     pub fn provider_unreachable(&mut self, index: usize, reason: String) {
         // Of a provider that refuses us more is known than that.
-        if let Some(Provider { state: State::Down(known), .. }) = self.providers.get_mut(index)
+        if let Some(Provider { state: State::Down(known), name, .. }) =
+            self.providers.get_mut(index)
             && reason != REFUSED
         {
+            self.core.metrics.template_provider_lost(name, loss::UNREACHABLE);
             *known = reason;
         }
     }
@@ -123,7 +135,13 @@ impl PoolEngine {
             Event::Opened { .. } => {
                 if let Some(old) = provider.peer() {
                     out.close(old, "replaced by a newer connection");
-                    self.lose_provider(index, "replaced by a newer connection", now, out);
+                    self.lose_provider(
+                        index,
+                        loss::REPLACED,
+                        "replaced by a newer connection",
+                        now,
+                        out,
+                    );
                 }
                 let provider = &mut self.providers[index];
                 provider.state = State::SettingUp(peer, now.instant);
@@ -133,14 +151,14 @@ impl PoolEngine {
             Event::Frame(header, payload) => {
                 if let Err(reason) = self.provider_frame(index, &header, payload, now, out) {
                     out.close(peer, reason);
-                    self.lose_provider(index, reason, now, out);
+                    self.lose_provider(index, loss::PROTOCOL, reason, now, out);
                 }
             }
             Event::Line(_) => {
                 out.close(peer, "line-on-a-frame-connection");
-                self.lose_provider(index, "line-on-a-frame-connection", now, out);
+                self.lose_provider(index, loss::PROTOCOL, "line-on-a-frame-connection", now, out);
             }
-            Event::Closed(reason) => self.lose_provider(index, reason, now, out),
+            Event::Closed(reason) => self.lose_provider(index, loss::CLOSED, reason, now, out),
         }
     }
 
@@ -150,10 +168,21 @@ impl PoolEngine {
                 && now.instant.duration_since(since) >= SETUP_DEADLINE
             {
                 out.close(peer, "no-answer-to-setup-connection");
-                self.lose_provider(index, "no answer to SetupConnection", now, out);
+                self.lose_provider(
+                    index,
+                    loss::NO_ANSWER,
+                    "no answer to SetupConnection",
+                    now,
+                    out,
+                );
             }
         }
         self.choose_provider(now, out);
+        let came = self.active.and_then(|active| self.providers[active].last_template_unix_ms);
+        if let Some(came) = came {
+            let age = now.unix_ms.saturating_sub(came);
+            self.core.metrics.template_age(Duration::from_millis(age));
+        }
     }
 
     /// Handles a frame; an error is the reason to close the connection.
@@ -180,7 +209,7 @@ impl PoolEngine {
                     let code = message.error_code.to_clean_string();
                     out.close(peer, REFUSED);
                     let reason = format!("it refuses us: {code} (flags {:#x})", message.flags);
-                    self.lose_provider(index, &reason, now, out);
+                    self.lose_provider(index, loss::REFUSED, &reason, now, out);
                     Ok(())
                 }
                 Ok(_) => Err("unexpected-message"),
@@ -269,10 +298,18 @@ impl PoolEngine {
         }
     }
 
-    fn lose_provider(&mut self, index: usize, reason: &str, now: Now, out: &mut Outbox<Effect>) {
+    fn lose_provider(
+        &mut self,
+        index: usize,
+        loss: &'static str,
+        reason: &str,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
         let provider = &mut self.providers[index];
         tracing::warn!(provider = provider.name, reason, "template provider lost");
         self.core.metrics.template_provider(&provider.name, false);
+        self.core.metrics.template_provider_lost(&provider.name, loss);
         provider.state = State::Down(reason.to_owned());
         provider.well_since = None;
         provider.tracker.disconnected();

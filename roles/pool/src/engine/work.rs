@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_mining::job::CHANNEL_ID_AT;
 use adit_mining::{
-    ChannelKind, JobFactory, JobIds, JobSet, Payouts, ServerChannel, Target, Template, Tip, Work,
+    ChannelKind, JobFactory, JobIds, JobSet, ServerChannel, Target, Template, Tip, Work,
 };
 use adit_transport::{Now, Outbox, PeerId};
 
@@ -61,9 +61,9 @@ const PROBE_EXTRANONCE_SIZE: usize = 20;
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(200);
 
 impl Bench {
-    pub(super) fn new(tag: &[u8], payouts: Payouts) -> Self {
+    pub(super) fn new(factory: JobFactory) -> Self {
         Self {
-            factory: JobFactory { tag: tag.to_vec(), payouts, version_rolling_allowed: true },
+            factory,
             ids: JobIds::default(),
             current: None,
             futures: Vec::new(),
@@ -88,6 +88,11 @@ impl Bench {
 
     pub(super) fn template(&self) -> Option<&Template> {
         self.current.as_ref().map(|current| &**current.set.template())
+    }
+
+    /// The height of the block that miners look for, where the coinbase says it.
+    pub(super) fn height(&self) -> Option<u32> {
+        bip34_height(&self.template()?.coinbase_prefix)
     }
 
     /// An id for a job that is sent once more.

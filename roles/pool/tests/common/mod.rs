@@ -208,6 +208,7 @@ pub enum News {
     Work,
     Accepted(u32),
     Refused(String),
+    SentTo(String, u16),
     Closed,
 }
 
@@ -347,6 +348,9 @@ impl MinerEngine {
                 min_extranonce_size: 8,
             };
             return out.send(peer, &open);
+        }
+        if let AnyMessage::Common(Common::Reconnect(m)) = message {
+            return out.effect(News::SentTo(m.new_host.to_clean_string(), m.new_port));
         }
         let AnyMessage::Mining(message) = message else { panic!("{message}") };
         if let Mining::OpenExtendedMiningChannelSuccess(opened) = message {

@@ -9,7 +9,7 @@ use adit_sv2::messages::mining::{CloseChannel, SubmitSharesSuccess};
 use adit_sv2::messages::template_distribution::RequestTransactionData;
 use adit_transport::{Event, PeerId};
 
-use super::sim::{Sim, open_extended, open_standard, setup_connection};
+use super::sim::{Sim, Wanted, open_extended, open_standard, setup_connection};
 use crate::engine::Link;
 
 fn refused(protocol: u8, min: u16, max: u16, flags: u32) -> String {
@@ -34,6 +34,7 @@ fn setup_connection_is_answered_by_the_rules() {
     assert_eq!(refused(0, 3, 1, 0), error(0, "protocol-version-mismatch"));
     // Exactly the flags that are not supported.
     assert_eq!(refused(0, 2, 2, 0b0111), error(0b0010, "unsupported-feature-flags"));
+    assert_eq!(refused(0, 2, 2, 1 << 31), error(1 << 31, "unsupported-feature-flags"));
     assert_eq!(refused(0, 2, 2, u32::MAX), error(!0b0101, "unsupported-feature-flags"));
     let mut sim = Sim::new("");
     for flags in [0b000, 0b001, 0b100, 0b101] {
@@ -97,29 +98,85 @@ fn what_is_no_message_of_a_client_closes_that_connection_alone() {
 }
 
 #[test]
-fn extensions_are_answered_and_unknown_ones_ignored() {
-    let mut sim = Sim::new("");
-    let peer = sim.miner(0);
-    let none = RequestExtensions { request_id: 3, requested_extensions: Seq064K::default() };
-    sim.send(peer, Link::Miner, &none);
-    sim.heard_only(peer, "RequestExtensions.Success { request_id: 3, supported_extensions: [] }");
-    let some = RequestExtensions {
-        request_id: 4,
-        requested_extensions: Seq064K::new(&[2, 0x4321]).unwrap(),
-    };
-    sim.send(peer, Link::Miner, &some);
-    sim.heard_only(
-        peer,
-        "{ request_id: 4, unsupported_extensions: [2, 17185], required_extensions: [] }",
-    );
-    for channel_msg in [false, true] {
-        let header = Header { extension_type: 0x4321, channel_msg, msg_type: 0, msg_length: 3 };
-        sim.event(peer, Link::Miner, Event::Frame(header, &[1, 2, 3]));
+fn a_version_that_may_not_change_is_announced_and_held() {
+    let (mut sim, _) = Sim::working("mining.version_rolling = false");
+    // Who needs to roll it is refused with that very bit, whatever else it asks for.
+    for (flags, refused) in [(0b100, 0b100), (0b101, 0b100), (u32::MAX, !1u32)] {
+        let peer = sim.open(Link::Miner);
+        sim.send(peer, Link::Miner, &setup_connection(0, 2, 2, flags));
+        let error = format!("flags: {refused}, error_code: \"unsupported-feature-flags\"");
+        sim.heard_only(peer, &error);
     }
-    assert!(sim.heard(peer).is_empty() && sim.closed(peer).is_none());
-    let header = Header { extension_type: 1, channel_msg: false, msg_type: 0, msg_length: 1 };
-    sim.event(peer, Link::Miner, Event::Frame(header, &[1]));
-    assert_eq!(sim.closed(peer), Some("malformed-frame"));
+    for standard in [false, true] {
+        let peer = sim.open(Link::Miner);
+        sim.send(peer, Link::Miner, &setup_connection(0, 2, 2, u32::from(standard)));
+        sim.heard_only(peer, "SetupConnection.Success { used_version: 2, flags: 1 }");
+        match standard {
+            true => sim.send(peer, Link::Miner, &open_standard(1, "a")),
+            false => sim.send(peer, Link::Miner, &open_extended(1, "a")),
+        }
+        let mut rig = sim.rig(peer);
+        let allowed = rig.client.active().unwrap().job.version_rolling_allowed();
+        assert_eq!(allowed, standard, "a standard job cannot say so");
+        let mut found = rig.search(Wanted::Share);
+        rig.submit(&mut sim, &found);
+        assert!(sim.heard(peer).is_empty());
+        found.version ^= 0x20;
+        rig.submit(&mut sim, &found);
+        sim.heard_only(peer, "version-rolling-not-allowed");
+    }
+}
+
+#[test]
+fn miners_are_sent_elsewhere_a_part_at_each_tick() {
+    let (mut sim, tp) =
+        Sim::working("drain.host = \"next.example\"\ndrain.port = 4321\ndrain.per_second = 20");
+    let mut rigs: Vec<_> = (0..5).map(|_| sim.extended("a")).collect();
+    let silent = sim.open(Link::Miner);
+    assert_eq!(sim.engine.readiness().drain, Ok(()));
+    sim.engine.drain();
+    assert!(sim.engine.readiness().drain.is_err());
+    let told = |sim: &mut Sim, peer: PeerId| {
+        sim.heard(peer).iter().filter(|m| m.starts_with("Reconnect")).count()
+    };
+    sim.pass(Duration::from_millis(100));
+    let first: Vec<usize> = rigs.iter().map(|rig| told(&mut sim, rig.peer)).collect();
+    assert_eq!(first, [1, 1, 0, 0, 0]);
+    sim.pass(Duration::from_millis(100));
+    // Those that stay for now are served, and told once.
+    sim.heard_only(rigs[2].peer, "Reconnect { new_host: \"next.example\", new_port: 4321 }");
+    sim.tip(tp, 0, 2, 2);
+    rigs[0].listen(&mut sim);
+    rigs[0].mine(&mut sim, 1);
+    assert!(rigs[0].listen(&mut sim).is_empty());
+    // So are those that come now, once they can understand it.
+    let late = sim.extended("late");
+    sim.pass(Duration::from_secs(2));
+    assert_eq!((told(&mut sim, rigs[0].peer), told(&mut sim, late.peer)), (0, 1));
+    assert_eq!(told(&mut sim, silent), 0);
+    for peer in rigs.iter().map(|rig| rig.peer).chain([late.peer, silent]) {
+        assert!(!sim.engine.is_drained());
+        sim.event(peer, Link::Miner, Event::Closed("closed by the peer"));
+    }
+    assert!(sim.engine.is_drained());
+}
+
+#[test]
+fn miners_that_are_sent_back_to_where_they_came_from_are_told_once() {
+    let (mut sim, _) = Sim::working("");
+    let old = sim.extended("a");
+    sim.engine.drain();
+    sim.pass(Duration::from_millis(100));
+    sim.heard_only(old.peer, "Reconnect { new_host: \"\", new_port: 0 }");
+    let new = sim.extended("a");
+    sim.pass(Duration::from_secs(2));
+    assert!(sim.heard(new.peer).is_empty() && sim.heard(old.peer).is_empty());
+    // Another order counts for both.
+    sim.engine.drain();
+    sim.pass(Duration::from_millis(100));
+    for rig in [new, old] {
+        sim.heard_only(rig.peer, "Reconnect {");
+    }
 }
 
 #[test]
