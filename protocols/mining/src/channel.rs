@@ -5,11 +5,13 @@
 //! only.
 
 mod acceptance;
+mod channels;
 mod client;
 mod jobs;
 mod server;
 
 pub use acceptance::Acceptance;
+pub use channels::{Channels, CustomError, Group, GroupError, Grouping};
 pub use client::{ActiveWork, ClientChannel, ClientError, JobNews};
 pub use jobs::{JobTableError, MAX_LIVE_JOBS, Solution};
 pub use server::{ChannelOptions, PrefixError, ServerChannel};

@@ -187,6 +187,22 @@ impl Coinbase {
         Some(tx)
     }
 
+    /// `DeclareMiningJob.coinbase_tx_prefix`: [`prefix`](Self::prefix) with the BIP141 fields of a
+    /// coinbase that has a witness (spec 6.4.4).
+    pub fn declared_prefix(&self) -> Vec<u8> {
+        let at = self.prefix.len().min(4);
+        let marker: &[u8] = if self.has_witness { &MARKER_AND_FLAG } else { &[] };
+        [&self.prefix[..at], marker, &self.prefix[at..]].concat()
+    }
+
+    /// `DeclareMiningJob.coinbase_tx_suffix`: [`suffix`](Self::suffix) with the BIP141 fields of a
+    /// coinbase that has a witness (spec 6.4.4).
+    pub fn declared_suffix(&self) -> Vec<u8> {
+        let (head, locktime) = self.suffix.split_at(self.suffix.len().saturating_sub(4));
+        let witness = [&[1, 32], &WITNESS_RESERVED_VALUE[..]].concat();
+        [head, if self.has_witness { &witness } else { &[] }, locktime].concat()
+    }
+
     /// The outputs, where the suffix is well-formed.
     pub fn outputs(&self) -> Option<Outputs<'_>> {
         outputs_of_suffix(&self.suffix)
@@ -258,6 +274,43 @@ impl<'a> Iterator for Outputs<'a> {
         self.rest = rest;
         Some(Ok(output))
     }
+}
+
+/// Reads the count in front of an array of outputs; those themselves are not looked at.
+///
+/// # Errors
+/// [`CoinbaseError::BadOutputs`] where there is no count.
+pub fn split_outputs(array: &[u8]) -> Result<(u64, &[u8]), CoinbaseError> {
+    read_compact_size(array).ok_or(CoinbaseError::BadOutputs)
+}
+
+/// Signature operations in an output script as consensus counts them there ("legacy": a multisig
+/// is 20); a block's limit counts each four times.
+pub fn script_sigops(script_pubkey: &[u8]) -> u32 {
+    let (mut rest, mut sigops) = (script_pubkey, 0);
+    while let Some((opcode, after)) = rest.split_first() {
+        let little_endian =
+            |bytes: &[u8]| bytes.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
+        let (len_bytes, len) = match opcode {
+            0x01..=0x4b => (0, usize::from(*opcode)),
+            0x4c..=0x4e => {
+                let bytes = 1 << (opcode - 0x4c);
+                let Some(len) = after.get(..bytes) else { break };
+                (bytes, little_endian(len))
+            }
+            _ => (0, 0),
+        };
+        match opcode {
+            0xac | 0xad => sigops += 1,
+            0xae | 0xaf => sigops += 20,
+            _ => {}
+        }
+        let Some(next) = len_bytes.checked_add(len).and_then(|skip| after.get(skip..)) else {
+            break; // cut off: nothing behind it counts
+        };
+        rest = next;
+    }
+    sigops
 }
 
 /// Where the block's value goes: scripts with weights.

@@ -40,6 +40,15 @@ impl Extranonce {
         Ok(Self { len: len as u8, bytes })
     }
 
+    /// The same with zeroes behind it, up to `len` bytes: the whole extranonce of a standard channel
+    /// in a group. At most 32; never shorter than it is.
+    #[must_use]
+    pub fn padded(mut self, len: usize) -> Self {
+        // What is behind the end is zero by construction.
+        self.len = self.len.max(len.min(MAX_EXTRANONCE_LEN) as u8);
+        self
+    }
+
     /// The bytes.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
@@ -92,6 +101,13 @@ pub struct ExtranonceTooLong {
 /// [`new_prev_hash`](Self::new_prev_hash): until then its last owner may still have work on it, and
 /// two channels would search the same space.
 ///
+/// That also keeps a share from being paid twice, on the channel it was found for and on the next
+/// one with the same slice. Where no share was ever accepted
+/// ([`release_unused`](Self::release_unused)) there is none to be paid twice: such slices may be
+/// handed out again within a tip, though only those beyond the first [`MAX_UNUSED`], or when there
+/// is no other. So opening and closing channels exhausts neither space nor memory; what does has to
+/// find a share for each slice.
+///
 /// A pool puts its `server_id` into the head; a translator divides its upstream's space with an
 /// empty head.
 #[derive(Clone, Debug)]
@@ -102,7 +118,12 @@ pub struct ExtranonceAllocator {
     next: u64,
     free: BTreeSet<u32>,
     quarantine: BTreeSet<u32>,
+    /// In quarantine too, but without a share.
+    unused: BTreeSet<u32>,
 }
+
+/// Slices without a share that wait for the next previous hash whatever happens.
+pub const MAX_UNUSED: usize = 1 << 16;
 
 impl ExtranonceAllocator {
     /// A space of `256^slice_len` slices behind `head`.
@@ -116,7 +137,8 @@ impl ExtranonceAllocator {
         }
         Extranonce::concat(head, &[0; 4][..slice_len])?;
         let head = Extranonce::new(head)?;
-        Ok(Self { head, slice_len, next: 0, free: BTreeSet::new(), quarantine: BTreeSet::new() })
+        let [free, quarantine, unused] = [(); 3].map(|()| BTreeSet::new());
+        Ok(Self { head, slice_len, next: 0, free, quarantine, unused })
     }
 
     /// The lowest free slice, behind the head.
@@ -124,32 +146,34 @@ impl ExtranonceAllocator {
     /// # Errors
     /// [`AllocatorError::Exhausted`] while every slice is in use or in quarantine.
     pub fn allocate(&mut self) -> Result<Extranonce, AllocatorError> {
-        let slice = match self.free.pop_first() {
-            Some(slice) => slice,
-            None if self.next < self.capacity() => {
-                self.next += 1;
-                (self.next - 1) as u32
-            }
-            None => return Err(AllocatorError::Exhausted),
+        let fresh = self.next < self.capacity();
+        let slice = if let Some(slice) = self.free.pop_first() {
+            slice
+        } else if fresh && self.unused.len() <= MAX_UNUSED {
+            self.next += 1;
+            (self.next - 1) as u32
+        } else {
+            self.unused.pop_first().ok_or(AllocatorError::Exhausted)?
         };
         let bytes = slice.to_be_bytes();
         Ok(Extranonce::concat(&self.head, &bytes[4 - self.slice_len..])?)
     }
 
-    /// Takes a slice back, into quarantine. Says whether it was one in use here; otherwise nothing
-    /// happens.
+    /// Takes a slice back, into quarantine; what follows the slice is padding. Says whether it was
+    /// one in use here; otherwise nothing happens.
     pub fn release(&mut self, prefix: &Extranonce) -> bool {
-        let Some(slice) = prefix.strip_prefix(self.head.as_bytes()) else { return false };
-        if slice.len() != self.slice_len {
-            return false;
-        }
-        let slice = slice.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
-        u64::from(slice) < self.next && !self.free.contains(&slice) && self.quarantine.insert(slice)
+        self.in_use_slice(prefix).is_some_and(|slice| self.quarantine.insert(slice))
+    }
+
+    /// [`release`](Self::release) of a slice with which no share was accepted.
+    pub fn release_unused(&mut self, prefix: &Extranonce) -> bool {
+        self.in_use_slice(prefix).is_some_and(|slice| self.unused.insert(slice))
     }
 
     /// Work on the released slices is stale now: they may be handed out again.
     pub fn new_prev_hash(&mut self) {
         self.free.append(&mut self.quarantine);
+        self.free.append(&mut self.unused);
     }
 
     /// Slices that exist.
@@ -159,12 +183,21 @@ impl ExtranonceAllocator {
 
     /// Slices that are handed out.
     pub fn in_use(&self) -> u64 {
-        self.next - (self.free.len() + self.quarantine.len()) as u64
+        self.next - (self.free.len() + self.quarantine.len() + self.unused.len()) as u64
     }
 
     /// Length of what [`allocate`](Self::allocate) returns, in bytes.
     pub fn prefix_len(&self) -> usize {
         self.head.len() + self.slice_len
+    }
+
+    fn in_use_slice(&self, prefix: &Extranonce) -> Option<u32> {
+        let slice = prefix.strip_prefix(self.head.as_bytes())?;
+        let (slice, padding) = slice.split_at_checked(self.slice_len)?;
+        let slice = slice.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
+        let idle = [&self.free, &self.quarantine, &self.unused];
+        let ours = padding.iter().all(|byte| *byte == 0) && u64::from(slice) < self.next;
+        (ours && !idle.iter().any(|set| set.contains(&slice))).then_some(slice)
     }
 }
 

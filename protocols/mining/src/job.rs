@@ -227,6 +227,22 @@ impl Job {
         out.extend_from_slice(tail);
     }
 
+    /// Appends the frame of `NewExtendedMiningJob` as [`write_frame`](Self::write_frame) does,
+    /// addressed to a channel or group.
+    pub fn write_frame_to(
+        &self,
+        channel_id: u32,
+        job_id: u32,
+        min_ntime: Option<u32>,
+        out: &mut Vec<u8>,
+    ) {
+        let at = out.len() + CHANNEL_ID_AT;
+        self.write_frame(job_id, min_ntime, out);
+        if let Some(field) = out.get_mut(at..at + 4) {
+            field.copy_from_slice(&channel_id.to_le_bytes());
+        }
+    }
+
     fn computed(&self) -> Option<&Extended> {
         match &self.root {
             Root::Fixed(_) => None,
@@ -272,11 +288,7 @@ impl JobFactory {
         template: &Template,
         full_extranonce_size: usize,
     ) -> Result<Job, JobError> {
-        let mut outputs = Vec::with_capacity(256 + template.coinbase_tx_outputs.len());
-        let split = self.payouts.split(template.coinbase_tx_value_remaining);
-        split.for_each(|output: Output<'_>| output.write(&mut outputs));
-        outputs.extend(&template.coinbase_tx_outputs);
-        let own = self.payouts.count() as u64;
+        let (outputs_count, outputs) = self.outputs(template);
         let coinbase = Coinbase::new(&CoinbaseFields {
             version: template.coinbase_tx_version,
             script_sig_prefix: &script_sig_prefix(
@@ -287,7 +299,7 @@ impl JobFactory {
             full_extranonce_size,
             sequence: template.coinbase_tx_input_sequence,
             outputs: &outputs,
-            outputs_count: own + u64::from(template.coinbase_tx_outputs_count),
+            outputs_count,
             locktime: template.coinbase_tx_locktime,
         })?;
         Job::extended(JobParts {
@@ -298,6 +310,16 @@ impl JobFactory {
             merkle_path: template.merkle_path.as_slice().into(),
             coinbase,
         })
+    }
+
+    /// How many outputs the coinbase has, and their serialization: ours, then the template's.
+    pub(crate) fn outputs(&self, template: &Template) -> (u64, Vec<u8>) {
+        let mut outputs = Vec::with_capacity(256 + template.coinbase_tx_outputs.len());
+        let split = self.payouts.split(template.coinbase_tx_value_remaining);
+        split.for_each(|output: Output<'_>| output.write(&mut outputs));
+        outputs.extend(&template.coinbase_tx_outputs);
+        let own = self.payouts.count() as u64;
+        (own + u64::from(template.coinbase_tx_outputs_count), outputs)
     }
 }
 

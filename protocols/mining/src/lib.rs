@@ -7,9 +7,11 @@
 //! | --- | --- |
 //! | follow a template provider | [`TemplateTracker`] → [`TemplateEvent`], [`Work`] (a [`Template`] with its [`Tip`]) |
 //! | turn a template into jobs | [`JobFactory`] (tag, [`Payouts`]), [`JobIds`], [`JobSet`] → `Arc<`[`Job`]`>` |
-//! | send jobs | [`Job::future_frame`], [`Job::write_frame`]; [`ServerChannel::new_mining_job`]; [`Tip::set_new_prev_hash`] |
+//! | send jobs | [`Channels`]: one message per group; or [`ServerChannel::start_work`], [`ServerChannel::write_job`], [`Job::write_frame`], [`Tip::set_new_prev_hash`] |
 //! | give out extranonces | [`ExtranonceAllocator`] → [`Extranonce`] |
 //! | be the server of a channel | [`ServerChannel`]: jobs in, [`ServerChannel::check_share`], acknowledgements, [`Solution`] |
+//! | be the server of a connection | [`Channels`]: ids, groups, work for all of them |
+//! | let clients choose the block | [`CustomJob`], [`JobFactory::custom_job`], [`ServerChannel::add_custom_job`], [`Portion`] |
 //! | be the client of a channel | [`ClientChannel`]: messages in, [`ClientChannel::active`], [`ClientChannel::check_share`] |
 //! | choose share targets | [`Vardiff`]: shares and time in, targets out |
 //! | hash | [`Job::merkle_root`], [`Job::header`], [`Header::hash`], [`NonceScan`], [`sha256d`] |
@@ -17,15 +19,13 @@
 //!
 //! # A server's day
 //!
-//! One [`JobSet`] per template, shared by all channels. When the tracker says
-//! [`Future`](TemplateEvent::Future), every channel gets the job by
-//! [`add_future_job`](ServerChannel::add_future_job) and its client the future frame. At
-//! [`NewTip`](TemplateEvent::NewTip) each gets [`set_new_prev_hash`](ServerChannel::set_new_prev_hash),
-//! and the small message goes out to everyone first; where the channel does not have the job
-//! (`UnknownFutureJob`) it gets it as a future one before. [`Newer`](TemplateEvent::Newer) is
-//! [`add_active_job`](ServerChannel::add_active_job) and [`Job::write_frame`] with the tip's
-//! `min_ntime`. A new channel gets the job of [`TemplateTracker::work`] as a future one and its tip
-//! at once after.
+//! One [`JobSet`] per template, shared by all channels; the channels of each connection are in one
+//! [`Channels`]. When the tracker says [`Future`](TemplateEvent::Future), every connection gets the
+//! job by [`future_job`](Channels::future_job). At [`NewTip`](TemplateEvent::NewTip) each gets
+//! [`activate`](Channels::activate), the small message to everyone first, and then those where that
+//! was not all get [`new_tip`](Channels::new_tip). [`Newer`](TemplateEvent::Newer) is
+//! [`active_job`](Channels::active_job). A new channel gets the job of [`TemplateTracker::work`] as
+//! a future one and its tip at once after: [`start_work`](ServerChannel::start_work).
 //!
 //! A target counts for jobs that become active after it ([spec 5.3.21]). To make it count now,
 //! follow `SetTarget` with [`renew_job`](ServerChannel::renew_job): the same job under a new id and
@@ -41,6 +41,7 @@
 
 pub mod channel;
 pub mod coinbase;
+pub mod custom;
 pub mod extranonce;
 pub mod header;
 pub mod job;
@@ -54,10 +55,11 @@ mod testing;
 pub mod vardiff;
 
 pub use channel::{
-    Acceptance, ActiveWork, ChannelKind, ChannelOptions, ClientChannel, ClientError, JobNews,
-    JobTableError, ServerChannel, Solution,
+    Acceptance, ActiveWork, ChannelKind, ChannelOptions, Channels, ClientChannel, ClientError,
+    Grouping, JobNews, JobTableError, ServerChannel, Solution,
 };
 pub use coinbase::{Coinbase, CoinbaseError, Payouts};
+pub use custom::{CustomJob, Portion};
 pub use extranonce::{Extranonce, ExtranonceAllocator};
 pub use header::{BlockHash, Header, NonceScan};
 pub use job::{Job, JobError, JobFactory, JobIds, JobParts, JobSet};

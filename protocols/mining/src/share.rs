@@ -62,6 +62,9 @@ pub struct AcceptedShare {
     /// Expected hashes that it stands for: those of the target it was judged by, not of its own
     /// hash.
     pub work: u128,
+    /// What of `work` is to be paid: all of it, but for a custom job that keeps a part of the block
+    /// for its miner.
+    pub credit: u128,
     /// Whether it meets the network's target.
     pub is_block: bool,
 }

@@ -316,7 +316,7 @@ impl ClientChannel {
     }
 
     fn activation(&self, tip: Arc<Tip>, min_ntime: u32) -> Active {
-        Active { tip, min_ntime, target: self.target, work: self.work }
+        Active { tip, min_ntime, target: self.target, work: self.work, custom: None }
     }
 }
 

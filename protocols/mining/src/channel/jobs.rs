@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use adit_sv2::codec::B064K;
+use adit_sv2::codec::{B032, B064K};
+use adit_sv2::messages::job_declaration::PushSolution;
 use adit_sv2::messages::template_distribution::SubmitSolution;
 
+use crate::custom::Portion;
 use crate::extranonce::Extranonce;
 use crate::header::{BlockHash, Header};
 use crate::job::{Job, VERSION_ROLLING_MASK};
@@ -56,6 +58,15 @@ pub(crate) struct Active {
     pub(crate) target: Target,
     /// Expected hashes of `target`.
     pub(crate) work: u128,
+    /// None for a job that the server gave; what of a custom job is paid.
+    pub(crate) custom: Option<Portion>,
+}
+
+impl Active {
+    #[inline]
+    fn credit(&self, work: u128) -> u128 {
+        self.custom.map_or(work, |portion| portion.of(work))
+    }
 }
 
 /// One set per header space, since a template that is sent again, or a job under a second id, must
@@ -112,24 +123,45 @@ impl JobTable {
         Ok(())
     }
 
-    /// A new tip: `id`, a future job, becomes active; every other job dies.
+    /// A new tip: `id`, a future job, becomes active; every other job dies, but for custom jobs of
+    /// a client that knew this tip before us.
     pub(crate) fn activate(&mut self, id: u32, active: Active) -> Result<(), JobTableError> {
         let future = |at: &usize| self.slots[*at].active.is_none();
         let Some(at) = self.position(id).filter(future) else {
             return Err(JobTableError::UnknownFutureJob(id));
         };
+        let prev_hash = active.tip.prev_hash;
         self.slots[at].active = Some(active);
-        while let Some(other) = self.ids.iter().position(|other| *other != id) {
-            self.retire(other);
+        self.retain(|other, slot| {
+            let ahead = |a: &Active| a.custom.is_some() && a.tip.prev_hash == prev_hash;
+            other == id || slot.active.as_ref().is_some_and(ahead)
+        });
+        // Room was made when the job came, and the job before it was not finished then.
+        if let Some(slot) = self.position(id).map(|at| &self.slots[at])
+            && self.seen[slot.seen].set.is_empty()
+        {
+            self.seen[slot.seen].set.reset(self.expected_shares);
         }
         Ok(())
     }
 
+    /// Every job dies of which `keep` says no.
+    pub(crate) fn retain(&mut self, keep: impl Fn(u32, &Slot) -> bool) {
+        let dead =
+            |table: &Self| (0..table.ids.len()).find(|at| !keep(table.ids[*at], &table.slots[*at]));
+        while let Some(at) = dead(self) {
+            self.retire(at);
+        }
+    }
+
     /// Every job dies.
     pub(crate) fn clear(&mut self) {
-        while !self.ids.is_empty() {
-            self.retire(0);
-        }
+        self.retain(|_, _| false);
+    }
+
+    /// Whether a live job, waiting or active, has or was sent with this prefix.
+    pub(crate) fn uses_prefix(&self, prefix: &Extranonce) -> bool {
+        self.slots.iter().any(|slot| slot.extranonce_prefix == *prefix)
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<&Slot> {
@@ -139,6 +171,13 @@ impl JobTable {
     /// The newest active job and its id.
     pub(crate) fn newest_active(&self) -> Option<(u32, &Slot)> {
         let at = self.slots.iter().rposition(|slot| slot.active.is_some())?;
+        Some((self.ids[at], &self.slots[at]))
+    }
+
+    /// The newest active job that is not a custom one, and its id.
+    pub(crate) fn newest_given(&self) -> Option<(u32, &Slot)> {
+        let given = |slot: &Slot| slot.active.as_ref().is_some_and(|a| a.custom.is_none());
+        let at = self.slots.iter().rposition(given)?;
         Some((self.ids[at], &self.slots[at]))
     }
 
@@ -184,7 +223,7 @@ impl JobTable {
             false => return Err(ShareError::DifficultyTooLow.into()),
         };
         match seen.insert(&hash, max_shares) {
-            Seen::New => Ok(AcceptedShare { hash, work, is_block }),
+            Seen::New => Ok(AcceptedShare { hash, work, credit: active.credit(work), is_block }),
             Seen::Before => Err(ShareError::DuplicateShare.into()),
             Seen::Full => Err(RejectedShare {
                 error: ShareError::TooManyShares,
@@ -203,6 +242,7 @@ impl JobTable {
             header,
             hash: header.hash(),
             coinbase_tx: coinbase.full(&slot.extranonce_prefix, share.extranonce)?,
+            extranonce: [slot.extranonce_prefix.as_bytes(), share.extranonce].concat(),
         })
     }
 
@@ -225,14 +265,16 @@ impl JobTable {
         }
     }
 
-    /// A set that no job uses, emptied.
+    /// A set that no job uses, emptied, with room for as many shares as the last job saw.
     fn free_set(&mut self) -> usize {
+        let newest = self.newest_active().map_or(0, |(_, slot)| self.seen[slot.seen].set.len());
+        let expected = self.expected_shares.max(newest);
         let free = self.seen.iter().position(|shared| shared.users == 0);
         let at = free.unwrap_or_else(|| {
             self.seen.push(SharedSet::default());
             self.seen.len() - 1
         });
-        self.seen[at].set.reset(self.expected_shares);
+        self.seen[at].set.reset(expected);
         at
     }
 }
@@ -283,6 +325,8 @@ pub struct Solution {
     pub hash: BlockHash,
     /// The whole coinbase transaction, BIP141 fields included.
     pub coinbase_tx: Vec<u8>,
+    /// The full extranonce, the server's prefix included.
+    pub extranonce: Vec<u8>,
 }
 
 impl Solution {
@@ -294,6 +338,19 @@ impl Solution {
             header_timestamp: self.header.ntime,
             header_nonce: self.header.nonce,
             coinbase_tx: B064K::new(&self.coinbase_tx).ok()?,
+        })
+    }
+
+    /// The message for a Job Declarator Server (spec 6.4.9); `None` where the full extranonce has
+    /// more than the 32 bytes that it can carry.
+    pub fn push_solution(&self) -> Option<PushSolution<'_>> {
+        Some(PushSolution {
+            extranonce: B032::new(&self.extranonce).ok()?,
+            prev_hash: self.header.prev_hash,
+            nonce: self.header.nonce,
+            ntime: self.header.ntime,
+            nbits: self.header.nbits,
+            version: self.header.version,
         })
     }
 }

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use adit_sv2::messages::mining::{NewMiningJob, SetTarget, SubmitSharesSuccess};
+use adit_sv2::frame::encode_frame;
+use adit_sv2::messages::mining::{
+    NewMiningJob, SetExtranoncePrefix, SetTarget, SubmitSharesSuccess,
+};
 
 use super::jobs::{Active, JobTable, JobTableError, Solution};
 use super::{Acceptance, ChannelKind};
+use crate::custom::Portion;
 use crate::extranonce::Extranonce;
 use crate::job::Job;
 use crate::share::{AcceptedShare, MAX_NTIME_AHEAD, RejectedShare, Share};
@@ -46,6 +50,8 @@ pub struct ServerChannel {
     tip: Option<Arc<Tip>>,
     jobs: JobTable,
     acceptance: Acceptance,
+    /// Former prefixes that jobs may still have, or that nobody asked back.
+    old_prefixes: Vec<Extranonce>,
 }
 
 impl ServerChannel {
@@ -59,6 +65,7 @@ impl ServerChannel {
             tip: None,
             jobs: JobTable::default(),
             acceptance: Acceptance::default(),
+            old_prefixes: Vec::new(),
         }
     }
 
@@ -84,20 +91,48 @@ impl ServerChannel {
         job: Arc<Job>,
         tip: &Arc<Tip>,
     ) -> Result<(), JobTableError> {
-        if self.tip.as_ref().is_none_or(|current| current.prev_hash != tip.prev_hash) {
+        if !self.is_on(tip) {
             return Err(JobTableError::NoPrevHash);
         }
         let active = self.activation(tip.clone());
         self.insert(job_id, job, Some(active))
     }
 
+    /// Takes a job that the client made itself (`SetCustomMiningJob`), to be worked on at once with
+    /// the current target. Which `tip` is good enough, the caller has decided: it need not be the
+    /// channel's own, and lives on when that becomes the same
+    /// ([`set_new_prev_hash`](Self::set_new_prev_hash)) or until
+    /// [`retire_other_tips`](Self::retire_other_tips).
+    ///
+    /// # Errors
+    /// [`JobTableError::IdInUse`], [`JobTableError::ExtranonceSize`].
+    pub fn add_custom_job(
+        &mut self,
+        job_id: u32,
+        job: Arc<Job>,
+        min_ntime: u32,
+        tip: &Arc<Tip>,
+        paid: Portion,
+    ) -> Result<(), JobTableError> {
+        let active = Active { min_ntime, custom: Some(paid), ..self.activation(tip.clone()) };
+        self.insert(job_id, job, Some(active))
+    }
+
+    /// Active jobs that build on anything but this previous hash are stale from now on: for custom
+    /// jobs, whose tips the channel does not follow.
+    pub fn retire_other_tips(&mut self, prev_hash: &[u8; 32]) {
+        self.jobs.retain(|_, slot| {
+            slot.active.as_ref().is_none_or(|active| active.tip.prev_hash == *prev_hash)
+        });
+    }
+
     /// The newest active job once more under a new id, so that a new target counts at once; returns
-    /// the `min_ntime` to send with it.
+    /// the `min_ntime` to send with it. Not a custom job, which only its client can send again.
     ///
     /// That is the present time, and always later than before: a miner that begins its search anew
     /// with every job would otherwise repeat all hashes that it has done, and find its shares again.
     pub fn renew_job(&mut self, job_id: u32, now_unix: u32) -> Option<u32> {
-        let slot = self.jobs.newest_active().map(|(_, slot)| slot)?;
+        let slot = self.jobs.newest_given().map(|(_, slot)| slot)?;
         let (job, last) = (slot.job.clone(), slot.active.as_ref()?);
         let min_ntime = now_unix.max(last.min_ntime.saturating_add(1));
         let active = Active { min_ntime, ..self.activation(last.tip.clone()) };
@@ -105,7 +140,8 @@ impl ServerChannel {
         Some(min_ntime)
     }
 
-    /// A new tip: the future job becomes active with the current target, every other job is stale.
+    /// A new tip: the future job becomes active with the current target, every other job is stale,
+    /// but for custom jobs that build on the same previous hash.
     ///
     /// # Errors
     /// [`JobTableError::UnknownFutureJob`]: the channel is as before, and is to be sent the job
@@ -117,7 +153,7 @@ impl ServerChannel {
         Ok(())
     }
 
-    /// There is a new tip and no work for it yet: every job is stale.
+    /// There is a new tip and no work for it yet: every job is stale, custom ones included.
     pub fn stop_work(&mut self) {
         self.jobs.clear();
     }
@@ -176,17 +212,85 @@ impl ServerChannel {
         self.set_target(self.options.target)
     }
 
-    /// Another prefix for jobs to come; jobs that were sent keep theirs (spec 5.3.10).
+    /// Another prefix for jobs to come; jobs that were sent keep theirs (spec 5.3.10). The former
+    /// one is to be given back when [`take_unused_prefix`](Self::take_unused_prefix) says so.
     ///
     /// # Errors
     /// [`PrefixError`] where its length differs, which would change the coinbase's size.
-    pub fn set_extranonce_prefix(&mut self, prefix: Extranonce) -> Result<(), PrefixError> {
+    pub fn set_extranonce_prefix(
+        &mut self,
+        prefix: Extranonce,
+    ) -> Result<SetExtranoncePrefix<'_>, PrefixError> {
         let (old, new) = (self.options.extranonce_prefix.len(), prefix.len());
         if old != new {
             return Err(PrefixError { old, new });
         }
-        self.options.extranonce_prefix = prefix;
+        let former = std::mem::replace(&mut self.options.extranonce_prefix, prefix);
+        self.old_prefixes.retain(|old| *old != prefix);
+        if former != prefix && !self.old_prefixes.contains(&former) {
+            self.old_prefixes.push(former);
+        }
+        let extranonce_prefix = self.options.extranonce_prefix.as_field();
+        Ok(SetExtranoncePrefix { channel_id: self.options.id, extranonce_prefix })
+    }
+
+    /// A former prefix that no job has any more, once: to be asked for after every new tip until
+    /// there is none. A job that waits for its tip keeps the prefix that it was sent with, so a
+    /// former prefix may outlive a tip.
+    pub fn take_unused_prefix(&mut self) -> Option<Extranonce> {
+        let unused = |prefix: &Extranonce| !self.jobs.uses_prefix(prefix);
+        let at = self.old_prefixes.iter().position(unused)?;
+        Some(self.old_prefixes.swap_remove(at))
+    }
+
+    /// All prefixes that the channel holds, to be given back when it closes.
+    pub fn prefixes(&self) -> impl Iterator<Item = &Extranonce> {
+        std::iter::once(&self.options.extranonce_prefix).chain(&self.old_prefixes)
+    }
+
+    /// Gives a channel its first work, or all work anew: appends the frames of a future job and of
+    /// its `SetNewPrevHash`, both addressed to the channel (spec 5.3.15).
+    ///
+    /// # Errors
+    /// As [`add_future_job`](Self::add_future_job); nothing changes then.
+    pub fn start_work(
+        &mut self,
+        job_id: u32,
+        job: Arc<Job>,
+        tip: &Arc<Tip>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), JobTableError> {
+        self.add_future_job(job_id, job)?;
+        self.write_job(job_id, out);
+        self.set_new_prev_hash(job_id, tip)?;
+        encode_frame(&tip.set_new_prev_hash(self.options.id, job_id), out);
         Ok(())
+    }
+
+    /// Appends the frame that sends a live job to this channel alone: `NewMiningJob` on a standard
+    /// channel, `NewExtendedMiningJob` on an extended one. Nothing where there is no such job.
+    pub fn write_job(&self, job_id: u32, out: &mut Vec<u8>) {
+        if let Some(message) = self.new_mining_job(job_id) {
+            encode_frame(&message, out);
+        } else if let Some(slot) = self.jobs.get(job_id) {
+            let min_ntime = slot.active.as_ref().map(|active| active.min_ntime);
+            slot.job.write_frame_to(self.options.id, job_id, min_ntime, out);
+        }
+    }
+
+    /// Whether this job was sent and waits for its tip.
+    pub fn awaits(&self, job_id: u32) -> bool {
+        self.jobs.get(job_id).is_some_and(|slot| slot.active.is_none())
+    }
+
+    /// Whether this job is active and shares on it count.
+    pub fn works_on(&self, job_id: u32) -> bool {
+        self.jobs.get(job_id).is_some_and(|slot| slot.active.is_some())
+    }
+
+    /// Whether the client was told this previous hash last.
+    pub fn is_on(&self, tip: &Tip) -> bool {
+        self.tip.as_ref().is_some_and(|current| current.prev_hash == tip.prev_hash)
     }
 
     /// The channel joins a group; 0 for none.
@@ -216,9 +320,9 @@ impl ServerChannel {
         self.jobs.get(job_id).map(|slot| &slot.job)
     }
 
-    /// The newest active job, its id and its tip.
+    /// The newest active job, custom ones aside, its id and its tip.
     pub fn active_job(&self) -> Option<(u32, &Arc<Job>, &Arc<Tip>)> {
-        let (id, slot) = self.jobs.newest_active()?;
+        let (id, slot) = self.jobs.newest_given()?;
         Some((id, &slot.job, &slot.active.as_ref()?.tip))
     }
 
@@ -263,7 +367,8 @@ impl ServerChannel {
     }
 
     fn activation(&self, tip: Arc<Tip>) -> Active {
-        Active { min_ntime: tip.min_ntime, tip, target: self.options.target, work: self.work }
+        let (target, work) = (self.options.target, self.work);
+        Active { min_ntime: tip.min_ntime, tip, target, work, custom: None }
     }
 
     fn insert(

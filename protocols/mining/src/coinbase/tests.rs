@@ -176,3 +176,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn sigops_agree_with_the_oracle() {
+    let scripts: [&[u8]; 9] = [
+        &[],
+        &[0xac],
+        // P2PKH, and a bare multisig of two keys.
+        &[0x76, 0xa9, 2, 0xac, 0xae, 0x88, 0xac],
+        &[0x51, 2, 0xac, 0xac, 0x51, 0xae, 0xaf, 0xad],
+        &[0x4c, 3, 0xac, 0xac, 0xac, 0xac],
+        &[0x4d, 1, 0, 0xac, 0xac],
+        &[0x4e, 1, 0, 0, 0, 0xac, 0xac],
+        &[0xac, 0x4e, 0xff, 0xff, 0xff, 0xff, 0xac],
+        &[0xac, 75, 0xac],
+    ];
+    for script in scripts {
+        let oracle = bitcoin::Script::from_bytes(script).count_sigops_legacy();
+        assert_eq!(script_sigops(script) as usize, oracle, "{script:02x?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn sigops_of_anything(script in prop::collection::vec(any::<u8>(), 0..120)) {
+        let oracle = bitcoin::Script::from_bytes(&script).count_sigops_legacy();
+        prop_assert_eq!(script_sigops(&script) as usize, oracle);
+    }
+}

@@ -23,11 +23,12 @@ fn lowest_free_first_and_quarantine_until_the_next_prev_hash() {
 fn only_what_is_in_use_is_taken_back_and_only_once() {
     let mut allocator = ExtranonceAllocator::new(&[9], 3).unwrap();
     let a = allocator.allocate().unwrap();
-    for foreign in [&[9u8, 0, 0, 1][..], &[8, 0, 0, 0], &[9, 0, 0], &[9, 0, 0, 0, 0], &[]] {
-        assert!(!allocator.release(&Extranonce::new(foreign).unwrap()), "{foreign:?}");
+    for foreign in [&[9u8, 0, 0, 1][..], &[8, 0, 0, 0], &[9, 0, 0], &[9, 0, 0, 0, 1], &[]] {
+        let foreign = Extranonce::new(foreign).unwrap();
+        assert!(!allocator.release(&foreign) && !allocator.release_unused(&foreign), "{foreign}");
     }
-    assert!(allocator.release(&a));
-    assert!(!allocator.release(&a));
+    assert!(allocator.release(&a.padded(20)), "what a standard channel of a group has");
+    assert!(!allocator.release(&a) && !allocator.release_unused(&a));
     allocator.new_prev_hash();
     assert!(!allocator.release(&a));
     assert_eq!(allocator.in_use(), 0);
@@ -44,6 +45,32 @@ fn a_full_space_says_so() {
     assert_eq!(allocator.allocate(), Err(AllocatorError::Exhausted));
     allocator.new_prev_hash();
     assert_eq!(allocator.allocate(), Ok(one));
+}
+
+/// Opening and closing channels as fast as can be takes neither all slices nor all memory, and no
+/// slice with a paid share comes back within the tip.
+#[test]
+fn a_flood_exhausts_nothing() {
+    let mut allocator = ExtranonceAllocator::new(&[1], 3).unwrap();
+    let paid = allocator.allocate().unwrap();
+    assert!(allocator.release(&paid));
+    for round in 0..1_000_000 {
+        let slice = allocator.allocate().unwrap();
+        assert!(slice != paid, "round {round}");
+        assert!(allocator.release_unused(&slice));
+        assert!(allocator.next <= MAX_UNUSED as u64 + 2);
+    }
+    allocator.new_prev_hash();
+    assert_eq!(allocator.in_use(), 0);
+    assert_eq!(allocator.allocate(), Ok(paid));
+
+    // A small space: one that was never worked with goes out again only when there is no other.
+    let mut allocator = ExtranonceAllocator::new(&[], 1).unwrap();
+    let first = allocator.allocate().unwrap();
+    assert!(allocator.release_unused(&first));
+    assert!((1..256).all(|_| allocator.allocate().is_ok_and(|slice| slice != first)));
+    assert_eq!(allocator.allocate(), Ok(first));
+    assert_eq!(allocator.allocate(), Err(AllocatorError::Exhausted));
 }
 
 #[test]

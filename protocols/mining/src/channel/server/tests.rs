@@ -82,7 +82,10 @@ fn a_good_share_counts_once_on_both_kinds_of_channel() {
         let share = good(&channel, share(&channel, 1));
         let expected = header(&channel, &share, channel.active_job().unwrap().2).hash();
         let accepted = channel.check_share(&share, NOW).unwrap();
-        assert_eq!(accepted, AcceptedShare { hash: expected, work: 16, is_block: false });
+        assert_eq!(
+            accepted,
+            AcceptedShare { hash: expected, work: 16, credit: 16, is_block: false }
+        );
         assert_eq!(error(channel.check_share(&share, NOW)), ShareError::DuplicateShare);
     }
 }
@@ -347,6 +350,61 @@ fn jobs_keep_the_prefix_they_were_sent_with() {
         assert!(channel.check_share(&after, NOW).is_ok());
         let short = Extranonce::new(&[1]).unwrap();
         assert_eq!(channel.set_extranonce_prefix(short), Err(PrefixError { old: 4, new: 1 }));
+    }
+}
+
+/// A job that waits for its tip keeps its prefix across tips, so that nobody else may have it.
+#[test]
+fn a_former_prefix_is_given_back_when_no_job_has_it() {
+    let mut channel = working(ChannelKind::Extended, HARD);
+    let old = *channel.extranonce_prefix();
+    channel.add_future_job(2, job(2, 20)).unwrap();
+    let new = Extranonce::new(&[1, 0, 0, 6]).unwrap();
+    let message = channel.set_extranonce_prefix(new).unwrap();
+    assert_eq!((message.channel_id, message.extranonce_prefix), (7, new.as_field()));
+    channel.add_future_job(3, job(3, 20)).unwrap();
+    assert_eq!(channel.take_unused_prefix(), None, "jobs 1 and 2 have it");
+    channel.set_new_prev_hash(2, &tip(2, MIN_NTIME, HARD)).unwrap();
+    assert_eq!(channel.take_unused_prefix(), None, "job 2 has it");
+    let header_prefix = old; // what job 2 is mined with
+    let root = channel.job(2).unwrap().merkle_root(&header_prefix, &[3; 16]).unwrap();
+    let header = Job::header(&tip(2, MIN_NTIME, HARD), root, VERSION, NOW, 0);
+    let nonce = find_nonce(header, 0, |hash| channel.target().is_met_by(hash));
+    let share = Share { nonce, ..share(&channel, 2) };
+    assert!(channel.check_share(&share, NOW).is_ok());
+    assert_eq!(channel.prefixes().collect::<Vec<_>>(), [&new, &old]);
+    channel.add_future_job(4, job(4, 20)).unwrap();
+    channel.set_new_prev_hash(4, &tip(3, MIN_NTIME, HARD)).unwrap();
+    assert_eq!((channel.take_unused_prefix(), channel.take_unused_prefix()), (Some(old), None));
+    // There and back: nothing to give back but the one that was left.
+    channel.set_extranonce_prefix(old).unwrap();
+    channel.set_extranonce_prefix(new).unwrap();
+    assert_eq!(channel.prefixes().collect::<Vec<_>>(), [&new, &old]);
+    assert_eq!((channel.take_unused_prefix(), channel.take_unused_prefix()), (Some(old), None));
+    channel.set_extranonce_prefix(new).unwrap();
+    assert_eq!(channel.take_unused_prefix(), None);
+}
+
+#[test]
+fn work_starts_with_a_future_job_and_its_tip() {
+    for kind in [ChannelKind::Standard, ChannelKind::Extended] {
+        let mut channel = ServerChannel::new(options(kind));
+        let job = job(1, channel.full_extranonce_size());
+        let (tip, mut out) = (tip(1, MIN_NTIME, HARD), Vec::new());
+        channel.start_work(1, job.clone(), &tip, &mut out).unwrap();
+        let mut expected = Vec::new();
+        match kind {
+            ChannelKind::Standard => {
+                let message = channel.new_mining_job(1).unwrap();
+                encode_frame(&NewMiningJob { min_ntime: None, ..message }, &mut expected);
+            }
+            ChannelKind::Extended => job.write_frame_to(7, 1, None, &mut expected),
+        }
+        encode_frame(&tip.set_new_prev_hash(7, 1), &mut expected);
+        assert_eq!(out, expected);
+        assert!(channel.works_on(1) && channel.is_on(&tip) && !channel.awaits(1));
+        assert!(channel.start_work(1, job, &tip, &mut out).is_err());
+        assert_eq!(out, expected, "nothing is written where nothing is done");
     }
 }
 
