@@ -2,7 +2,7 @@
 //!
 //! [`ServerChannel`] is the side that gives work and judges shares, [`ClientChannel`] the side that
 //! gets work. Both keep their jobs in the same table; standard and extended channels differ in data
-//! only.
+//! only. [`Channels`] and [`ClientChannels`] are all that one connection has, and their groups.
 
 mod acceptance;
 mod channels;
@@ -12,7 +12,8 @@ mod server;
 
 pub use acceptance::Acceptance;
 pub use channels::{Channels, CustomError, Group, GroupError, Grouping};
-pub use client::{ActiveWork, ClientChannel, ClientError, JobNews};
+pub use client::connection::ClientChannels;
+pub use client::{ActiveWork, Change, ClientChannel, ClientError, JobNews};
 pub use jobs::{JobTableError, MAX_LIVE_JOBS, Solution};
 pub use server::{ChannelOptions, PrefixError, ServerChannel};
 

@@ -13,6 +13,7 @@
 //! | be the server of a connection | [`Channels`]: ids, groups, work for all of them |
 //! | let clients choose the block | [`CustomJob`], [`JobFactory::custom_job`], [`ServerChannel::add_custom_job`], [`Portion`] |
 //! | be the client of a channel | [`ClientChannel`]: messages in, [`ClientChannel::active`], [`ClientChannel::check_share`] |
+//! | be the client of a connection | [`ClientChannels`]: messages to channels and groups in, [`Change`]s out |
 //! | choose share targets | [`Vardiff`]: shares and time in, targets out |
 //! | hash | [`Job::merkle_root`], [`Job::header`], [`Header::hash`], [`NonceScan`], [`sha256d`] |
 //! | count difficulty | [`Target`]; work is expected hashes (`u128`), one unit of difficulty is 2^32 of them |
@@ -55,8 +56,8 @@ mod testing;
 pub mod vardiff;
 
 pub use channel::{
-    Acceptance, ActiveWork, ChannelKind, ChannelOptions, Channels, ClientChannel, ClientError,
-    Grouping, JobNews, JobTableError, ServerChannel, Solution,
+    Acceptance, ActiveWork, Change, ChannelKind, ChannelOptions, Channels, ClientChannel,
+    ClientChannels, ClientError, Grouping, JobNews, JobTableError, ServerChannel, Solution,
 };
 pub use coinbase::{Coinbase, CoinbaseError, Payouts};
 pub use custom::{CustomJob, Portion};

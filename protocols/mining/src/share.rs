@@ -207,6 +207,11 @@ impl SeenShares {
         self.len == 0
     }
 
+    /// Hashes that it holds before it must grow.
+    pub fn room(&self) -> usize {
+        self.table.len() / 2
+    }
+
     /// Forgets everything and makes room for `shares`, within sensible bounds; keeps its memory
     /// where that is about right.
     pub fn reset(&mut self, shares: usize) {

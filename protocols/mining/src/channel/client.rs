@@ -10,6 +10,7 @@ use adit_sv2::messages::mining::{
 use super::ChannelKind;
 use super::jobs::{Active, JobTable, JobTableError};
 use super::server::PrefixError;
+use crate::custom::{CustomJob, Portion};
 use crate::extranonce::{Extranonce, MAX_EXTRANONCE_LEN};
 use crate::job::{Job, JobError};
 use crate::share::{AcceptedShare, RejectedShare, Share};
@@ -18,6 +19,8 @@ use crate::template::Tip;
 
 /// Accepted shares per job that a client remembers.
 const MAX_SHARES_PER_JOB: usize = 1 << 20;
+
+pub(super) mod connection;
 
 /// One mining channel of a client: follows the server's messages, says what to work on, and judges
 /// own shares as the server will.
@@ -64,6 +67,23 @@ pub struct ActiveWork<'a> {
     pub target: Target,
 }
 
+/// What a message changed for a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A job came.
+    Job(JobNews),
+    /// There is a new tip, and a job on it to work on now.
+    Tip,
+    /// A target for jobs to come and those that wait.
+    Target,
+    /// A prefix for jobs to come.
+    Prefix,
+    /// It belongs to another group.
+    Group,
+    /// It is gone.
+    Closed,
+}
+
 /// The server contradicts itself or the spec: its work cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +106,9 @@ pub enum ClientError {
     /// No hash meets a target of zero.
     #[error("a share target of zero")]
     ZeroTarget,
+    /// "Channel reinterpretation is not allowed" (spec 5.3.22).
+    #[error("group id {0} is that of a channel")]
+    GroupIsChannel(u32),
     /// More than a share can carry, or none at all.
     #[error("an extranonce size of {0}, it must be 1 to 32")]
     ExtranonceSize(usize),
@@ -130,7 +153,7 @@ impl ClientChannel {
         if self.kind == ChannelKind::Extended {
             return Err(ClientError::StandardJob);
         }
-        self.insert(Job::from_standard(message), message.min_ntime)
+        self.insert(Arc::new(Job::from_standard(message)), message.min_ntime)
     }
 
     /// Takes an extended job, the channel's own or the group's. A standard channel turns it into a
@@ -142,7 +165,29 @@ impl ClientChannel {
         &mut self,
         message: &NewExtendedMiningJob<'_>,
     ) -> Result<JobNews, ClientError> {
-        self.insert(Job::from_extended(message, self.full_extranonce_size())?, message.min_ntime)
+        let job = Job::from_extended(message, self.full_extranonce_size())?;
+        self.insert(Arc::new(job), message.min_ntime)
+    }
+
+    /// Takes a job that the server acknowledged with `SetCustomMiningJob.Success` under this id: to
+    /// be worked on at once, with the current target, on the tip that it names.
+    ///
+    /// # Errors
+    /// [`ClientError`] where the fields make no job, or its id is in use.
+    pub fn add_custom_job(&mut self, job_id: u32, custom: &CustomJob) -> Result<(), ClientError> {
+        let job = custom.job(job_id, self.full_extranonce_size(), true)?;
+        let tip = Arc::new(custom.tip().ok_or(ClientError::Nbits(custom.nbits))?);
+        let active =
+            Active { custom: Some(Portion::WHOLE), ..self.activation(tip, custom.min_ntime) };
+        self.add(Arc::new(job), Some(active))
+    }
+
+    /// Active jobs that build on anything but this previous hash are of no use any more: for custom
+    /// jobs, whose tips the server does not tell.
+    pub fn retire_other_tips(&mut self, prev_hash: &[u8; 32]) {
+        self.jobs.retain(|_, slot| {
+            slot.active.as_ref().is_none_or(|active| active.tip.prev_hash == *prev_hash)
+        });
     }
 
     /// Takes a new tip: its job is now the only valid one (spec 5.3.17).
@@ -300,19 +345,27 @@ impl ClientChannel {
         })
     }
 
-    fn insert(&mut self, job: Job, min_ntime: Option<u32>) -> Result<JobNews, ClientError> {
-        let root = match self.kind {
-            ChannelKind::Extended => None,
-            ChannelKind::Standard => job.merkle_root(&self.extranonce_prefix, &[]),
-        };
+    fn insert(&mut self, job: Arc<Job>, min_ntime: Option<u32>) -> Result<JobNews, ClientError> {
         let active = match (min_ntime, &self.tip) {
             (None, _) => None,
             (Some(min_ntime), Some(tip)) => Some(self.activation(tip.clone(), min_ntime)),
             (Some(_), None) => return Err(JobTableError::NoPrevHash.into()),
         };
         let news = if active.is_some() { JobNews::Active } else { JobNews::Future };
-        self.jobs.insert(job.id(), Arc::new(job), self.extranonce_prefix, root, active)?;
+        self.add(job, active)?;
         Ok(news)
+    }
+
+    fn add(&mut self, job: Arc<Job>, active: Option<Active>) -> Result<(), ClientError> {
+        let size = job.coinbase().map(|coinbase| coinbase.full_extranonce_size());
+        if size.is_some_and(|size| size != self.full_extranonce_size()) {
+            return Err(JobTableError::ExtranonceSize.into());
+        }
+        let root = match self.kind {
+            ChannelKind::Extended => None,
+            ChannelKind::Standard => job.merkle_root(&self.extranonce_prefix, &[]),
+        };
+        Ok(self.jobs.insert(job.id(), job, self.extranonce_prefix, root, active)?)
     }
 
     fn activation(&self, tip: Arc<Tip>, min_ntime: u32) -> Active {

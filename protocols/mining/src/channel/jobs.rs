@@ -260,7 +260,7 @@ impl JobTable {
         self.stale.push(id);
         let seen = &mut self.seen[slot.seen];
         seen.users -= 1;
-        if seen.users == 0 {
+        if seen.users == 0 && slot.active.is_some() {
             self.expected_shares = seen.set.len();
         }
     }
@@ -354,3 +354,6 @@ impl Solution {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
