@@ -12,13 +12,13 @@ use bitcoin::hashes::Hash;
 use serde::Deserialize;
 use tokio::sync::Notify;
 
-use crate::chain::Network;
 use crate::config::Future as FutureTemplates;
 use crate::engine::TemplateProvider;
 use crate::metrics::Metrics;
 use crate::nodes::{Board, NodeState, choose};
 use crate::store::TemplateStore;
 use crate::template::{Constraints, Snapshot, Template, Tip};
+use adit_node::Network;
 
 /// What a feed works with.
 pub struct Feed {

@@ -1,10 +1,8 @@
 //! Template Distribution Protocol server (spec 7) for any bitcoind with JSON-RPC.
 //!
 //! [`engine`] speaks the protocol, [`template`] makes templates of what a node offers, [`feed`] keeps both supplied,
-//! [`submitter`] brings solved blocks into the chain. This module puts them together.
+//! [`Submitter`] brings solved blocks into the chain. This module puts them together.
 
-pub mod blocks;
-pub mod chain;
 pub mod config;
 pub mod engine;
 pub mod feed;
@@ -12,7 +10,6 @@ pub mod metrics;
 pub mod nodes;
 pub mod solution;
 pub mod store;
-pub mod submitter;
 pub mod template;
 pub mod watch;
 
@@ -22,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_node::Node;
+use adit_node::{BlockMetrics, BlockStore, Node, SolvedBlock, Submitter};
 use adit_service::{ConfigError, Context, Role, clap};
 use adit_sv2::noise::Validity;
 use adit_transport::{AddressLimits, ConnectionLimits, ListenLimits, NoiseServer};
@@ -32,14 +29,13 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use crate::blocks::{BlockStore, SolvedBlock};
 use crate::config::{Config, Listen};
 use crate::engine::{Effect, TemplateProvider};
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::nodes::Board;
+use crate::solution::Found;
 use crate::store::TemplateStore;
-use crate::submitter::Submitter;
 
 type Hub = adit_transport::Hub<TemplateProvider>;
 
@@ -254,7 +250,22 @@ fn hand_in_found(hub: &Hub, submitter: &Arc<Submitter<Node>>, submissions: &Task
             tracing::warn!(hash = %found.hash, template_id = found.template.id, "{remark}");
         }
         // Side by side: a node that hangs with one block must not delay the next.
-        submissions.spawn(submitter.clone().found(SolvedBlock::new(&found, unix_ms())));
+        submissions.spawn(submitter.clone().found(solved(&found)));
+    }
+}
+
+fn solved(found: &Found) -> SolvedBlock {
+    let Found { hash, template, .. } = found;
+    SolvedBlock::new(*hash, template.tip.height, template.id, found.to_block(), unix_ms())
+}
+
+impl BlockMetrics for Metrics {
+    fn solution(&self, result: &'static str) {
+        self.solution(result);
+    }
+
+    fn store_error(&self) {
+        self.store_error("block");
     }
 }
 

@@ -8,7 +8,7 @@ use bitcoin::hashes::Hash;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
-use crate::chain::Network;
+use adit_node::Network;
 
 /// What is known of a node.
 #[derive(Clone, Debug, Eq, PartialEq)]

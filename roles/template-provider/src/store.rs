@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adit_mining::{BlockHash, sha256d};
+use adit_node::sync_dir;
 
 use crate::engine::KEPT_TIPS;
 use crate::template::{RawTransaction, Template, Tip};
@@ -286,11 +287,6 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = rest.split_first_chunk()?;
     *rest = tail;
     Some(*head)
-}
-
-/// Makes new names in a folder outlive the machine.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn remove(path: &Path) {

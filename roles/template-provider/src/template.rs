@@ -15,7 +15,7 @@ use adit_sv2::messages::template_distribution::{NewTemplate, SetNewPrevHash};
 
 use bitcoin::hashes::Hash;
 
-use crate::chain::Network;
+use adit_node::Network;
 
 /// What the next block stands on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

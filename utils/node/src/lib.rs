@@ -4,22 +4,33 @@
 //! node was restarted, bounds each call in time and each answer in size, and says in [`NodeError`] what an operator has
 //! to mend. Results are typed leanly: only fields that are used, hex decoded straight to bytes.
 //!
+//! [`Submitter`] brings solved blocks into the best chain, from the disk where need be; [`Network`] is what the rules of
+//! a chain say; [`NodeKeys`] is a node in a role's configuration.
+//!
 //! [`TipWatch`] tells of a new best tip within milliseconds, and of the node's going and coming back.
 
+mod blocks;
 mod calls;
+mod chain;
 mod config;
 mod credentials;
 mod error;
 mod hex;
 mod http;
+mod keys;
 mod node;
+mod submitter;
 mod tip;
 mod types;
 
+pub use blocks::{BlockStore, Record, SolvedBlock, State, sync_dir};
 pub use calls::Rules;
+pub use chain::Network;
 pub use config::{Auth, ConfigError, NodeConfig};
 pub use error::NodeError;
+pub use keys::NodeKeys;
 pub use node::{CallReport, Node};
+pub use submitter::{BlockMetrics, Chain, Standing, Submitter};
 pub use tip::{TipEvent, TipWatch};
 pub use types::{
     BlockHeaderInfo, BlockTemplate, BlockchainInfo, NetworkInfo, ProposalResult, SubmitResult,

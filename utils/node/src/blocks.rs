@@ -10,9 +10,6 @@ use bitcoin::consensus::encode;
 use bitcoin::hashes::Hash;
 use serde::{Deserialize, Serialize};
 
-use crate::solution::Found;
-use crate::store::sync_dir;
-
 /// A solved block.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SolvedBlock {
@@ -29,7 +26,7 @@ pub struct SolvedBlock {
 pub struct Record {
     /// Its height.
     pub height: u32,
-    /// The template that it was mined from; 0 where that is not known any more.
+    /// The template or declared job that it was mined from; 0 where that is not known any more.
     pub template_id: u64,
     /// When it was found, milliseconds since 1970.
     pub found_unix_ms: u64,
@@ -48,15 +45,16 @@ pub enum State {
 }
 
 impl SolvedBlock {
-    /// The block of a solution.
-    pub fn new(found: &Found, found_unix_ms: u64) -> Self {
-        let record = Record {
-            height: found.template.tip.height,
-            template_id: found.template.id,
-            found_unix_ms,
-            state: State::Pending,
-        };
-        Self { hash: found.hash, record, raw: found.to_block().into() }
+    /// A block that was just solved.
+    pub fn new(
+        hash: BlockHash,
+        height: u32,
+        template_id: u64,
+        raw: Vec<u8>,
+        found_unix_ms: u64,
+    ) -> Self {
+        let record = Record { height, template_id, found_unix_ms, state: State::Pending };
+        Self { hash, record, raw: raw.into() }
     }
 }
 
@@ -161,24 +159,57 @@ impl BlockStore {
     }
 }
 
+/// Makes new names in a folder outlive the machine.
+///
+/// # Errors
+/// Of the file system.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::solution::tests::solve;
-    use crate::template::tests::{coinbase, snapshot, tip};
-    use crate::template::{Constraints, Template};
+    use bitcoin::absolute::LockTime;
+    use bitcoin::transaction::Version;
+    use bitcoin::{CompactTarget, ScriptBuf, Transaction, TxIn, TxOut, Witness};
 
     /// A solved block at `height` upon `prev`.
-    pub(crate) fn solved(height: u32, prev: BlockHash, extranonce: u8) -> (Found, SolvedBlock) {
-        let mut tip = tip(height, 0);
-        tip.prev_hash = prev;
-        let template =
-            Arc::new(Template::build(&snapshot(tip, 2, 10), Constraints::default(), 7).unwrap());
-        let coinbase = coinbase(&template, &[extranonce]);
-        let found =
-            solve(&template, &coinbase, |solution| Found::check(&template, solution)).unwrap();
-        let block = SolvedBlock::new(&found, 1_700_000_000_000);
-        (found, block)
+    pub(crate) fn solved(height: u32, prev: BlockHash, extranonce: u8) -> SolvedBlock {
+        let script = bitcoin::script::Builder::new()
+            .push_int(i64::from(height))
+            .push_slice([extranonce; 4])
+            .into_script();
+        let coinbase = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![TxIn {
+                script_sig: script,
+                witness: Witness::from_slice(&[[0; 32]]),
+                ..Default::default()
+            }],
+            output: vec![TxOut {
+                value: bitcoin::Amount::ONE_BTC,
+                script_pubkey: ScriptBuf::new(),
+            }],
+        };
+        let mut block = bitcoin::Block {
+            header: bitcoin::block::Header {
+                version: bitcoin::block::Version::TWO,
+                prev_blockhash: bitcoin::BlockHash::from_byte_array(prev.0),
+                merkle_root: bitcoin::TxMerkleNode::all_zeros(),
+                time: 1_700_000_000,
+                bits: CompactTarget::from_consensus(0x207f_ffff),
+                nonce: 0,
+            },
+            txdata: vec![coinbase],
+        };
+        block.header.merkle_root = block.compute_merkle_root().unwrap();
+        while block.header.validate_pow(block.header.target()).is_err() {
+            block.header.nonce += 1;
+        }
+        let hash = BlockHash(block.block_hash().to_byte_array());
+        SolvedBlock::new(hash, height, 7, encode::serialize(&block), 1_700_000_000_000)
     }
 
     #[test]
@@ -186,7 +217,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (store, blocks) = BlockStore::open(&dir.path().join("solutions")).unwrap();
         assert!(blocks.is_empty());
-        let (_, mut block) = solved(200, BlockHash([3; 32]), 1);
+        let mut block = solved(200, BlockHash([3; 32]), 1);
         store.save(&block).unwrap();
         store.save(&block).unwrap();
         block.record.state = State::InChain;
@@ -214,8 +245,8 @@ pub(crate) mod tests {
     fn torn_files_are_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = BlockStore::open(dir.path()).unwrap();
-        let (_, block) = solved(200, BlockHash([3; 32]), 1);
-        let (_, other) = solved(200, BlockHash([3; 32]), 2);
+        let block = solved(200, BlockHash([3; 32]), 1);
+        let other = solved(200, BlockHash([3; 32]), 2);
         store.save(&block).unwrap();
         let path = store.path(block.hash, "block");
         fs::write(&path, &block.raw[..block.raw.len() - 1]).unwrap();

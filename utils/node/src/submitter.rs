@@ -5,12 +5,21 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use adit_mining::BlockHash;
-use adit_node::{Node, NodeError, SubmitResult};
 use bitcoin::hashes::Hash;
 use tokio::task::JoinSet;
 
 use crate::blocks::{BlockStore, SolvedBlock, State};
-use crate::metrics::Metrics;
+use crate::{Node, NodeError, SubmitResult};
+
+/// Who counts what becomes of blocks.
+pub trait BlockMetrics: Send + Sync + 'static {
+    /// `found` for each block, `repeated` for one that is known, then once for each answer of a node that is another
+    /// than its last (`accepted`, `duplicate` is among them, `inconclusive`, `rejected`, `unreachable`), and once when
+    /// the chain has settled about it (`confirmed`, `overtaken`).
+    fn solution(&self, result: &'static str);
+    /// A block, or what is kept about it, could not be written to disk.
+    fn store_error(&self);
+}
 
 /// A node, as far as blocks are handed to it.
 pub trait Chain: Send + Sync + 'static {
@@ -67,7 +76,7 @@ pub struct Submitter<C> {
     blocks: Mutex<BTreeMap<(u32, BlockHash), Tracked>>,
     /// A block so deep is forgotten.
     kept_confirmations: u32,
-    metrics: Metrics,
+    metrics: Box<dyn BlockMetrics>,
 }
 
 struct Tracked {
@@ -116,7 +125,7 @@ impl<C: Chain> Submitter<C> {
         store: BlockStore,
         blocks: Vec<SolvedBlock>,
         kept_confirmations: u32,
-        metrics: Metrics,
+        metrics: impl BlockMetrics,
     ) -> Self {
         let track = |block: SolvedBlock| {
             tracing::info!(hash = %block.hash, height = block.record.height, "block of an earlier run is taken up");
@@ -127,7 +136,7 @@ impl<C: Chain> Submitter<C> {
             store: Arc::new(store),
             blocks: Mutex::new(blocks.into_iter().map(track).collect()),
             kept_confirmations,
-            metrics,
+            metrics: Box::new(metrics),
         }
     }
 
@@ -153,7 +162,7 @@ impl<C: Chain> Submitter<C> {
         if let Err(error) = saved.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
             // Better in the chain alone than nowhere.
             tracing::error!(hash = %block.hash, %error, "a solved block could not be written to disk");
-            self.metrics.store_error("block");
+            self.metrics.store_error();
         }
         if let Some(tracked) = self.lock().get_mut(&key) {
             tracked.on_disk = true;
@@ -304,7 +313,7 @@ impl<C: Chain> Submitter<C> {
         };
         if let Err(error) = forget {
             tracing::error!(%hash, %error, "what is kept about a block cannot be written");
-            self.metrics.store_error("block");
+            self.metrics.store_error();
         }
     }
 

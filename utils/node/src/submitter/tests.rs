@@ -28,6 +28,13 @@ impl Fake {
     }
 }
 
+struct NoMetrics;
+
+impl BlockMetrics for NoMetrics {
+    fn solution(&self, _: &'static str) {}
+    fn store_error(&self) {}
+}
+
 const GENESIS: BlockHash = BlockHash([1; 32]);
 
 impl Chain for Fake {
@@ -74,7 +81,7 @@ impl Chain for Fake {
 fn submitter(dir: &Path, nodes: &[&Arc<Fake>]) -> Arc<Submitter<Fake>> {
     let (store, blocks) = BlockStore::open(dir).unwrap();
     let nodes = nodes.iter().map(|node| (*node).clone()).collect();
-    Arc::new(Submitter::new(nodes, store, blocks, 3, Metrics::default()))
+    Arc::new(Submitter::new(nodes, store, blocks, 3, NoMetrics))
 }
 
 fn states(submitter: &Submitter<Fake>) -> Vec<State> {
@@ -86,7 +93,7 @@ async fn a_block_goes_to_every_node_and_is_forgotten_once_it_is_deep() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (Fake::genesis(), Fake::genesis());
     let submitter = submitter(dir.path(), &[&a, &b]);
-    let (_, block) = solved(1, GENESIS, 1);
+    let block = solved(1, GENESIS, 1);
     submitter.clone().found(block.clone()).await;
     submitter.clone().found(block.clone()).await;
     for node in [&a, &b] {
@@ -105,7 +112,7 @@ async fn a_block_outlives_us_and_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let node = Fake::genesis();
     node.with(|state| state.down = true);
-    let (_, block) = solved(1, GENESIS, 1);
+    let block = solved(1, GENESIS, 1);
     let first = submitter(dir.path(), &[&node]);
     first.clone().found(block.clone()).await;
     assert!(first.clone().round().await);
@@ -123,8 +130,8 @@ async fn what_a_killed_node_lost_comes_back_parents_first() {
     let dir = tempfile::tempdir().unwrap();
     let node = Fake::genesis();
     let submitter = submitter(dir.path(), &[&node]);
-    let (_, parent) = solved(1, GENESIS, 1);
-    let (_, child) = solved(2, parent.hash, 1);
+    let parent = solved(1, GENESIS, 1);
+    let child = solved(2, parent.hash, 1);
     submitter.clone().found(parent.clone()).await;
     submitter.clone().found(child.clone()).await;
     assert!(!submitter.clone().round().await);
@@ -144,8 +151,8 @@ async fn of_siblings_the_one_that_was_in_the_chain_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let node = Fake::genesis();
         let submitter = submitter(dir.path(), &[&node]);
-        let (_, mut first) = solved(1, GENESIS, 1);
-        let (_, mut second) = solved(1, GENESIS, 2);
+        let mut first = solved(1, GENESIS, 1);
+        let mut second = solved(1, GENESIS, 2);
         if first.hash < second.hash {
             std::mem::swap(&mut first, &mut second);
         }
@@ -168,7 +175,7 @@ async fn a_block_is_tried_until_it_is_overtaken() {
     let node = Fake::genesis();
     let submitter = submitter(dir.path(), &[&node]);
     node.with(|state| state.chain.push(BlockHash([7; 32])));
-    let (_, block) = solved(1, GENESIS, 1);
+    let block = solved(1, GENESIS, 1);
     submitter.clone().found(block.clone()).await;
     for extra in 0..5 {
         assert!(submitter.clone().round().await);
