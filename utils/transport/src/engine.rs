@@ -163,6 +163,9 @@ impl<E> Outbox<E> {
         let start = self.bytes.len();
         write(&mut self.bytes);
         let end = self.bytes.len();
+        if start == end {
+            return;
+        }
         match self.orders.last_mut() {
             Some(Order::Say(peer, range)) if *peer == to && range.end == start => range.end = end,
             _ => self.orders.push(Order::Say(to, start..end)),

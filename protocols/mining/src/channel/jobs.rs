@@ -164,6 +164,11 @@ impl JobTable {
         self.slots.iter().any(|slot| slot.extranonce_prefix == *prefix)
     }
 
+    /// Whether a live job is so.
+    pub(crate) fn any(&self, is: impl FnMut(&Slot) -> bool) -> bool {
+        self.slots.iter().any(is)
+    }
+
     pub(crate) fn get(&self, id: u32) -> Option<&Slot> {
         self.position(id).map(|at| &self.slots[at])
     }

@@ -126,6 +126,23 @@ impl ServerChannel {
         });
     }
 
+    /// Active jobs that build on this previous hash are stale from now on: for custom jobs whose tip
+    /// has had its time.
+    pub fn retire_tip(&mut self, prev_hash: &[u8; 32]) {
+        self.jobs.retain(|_, slot| {
+            slot.active.as_ref().is_none_or(|active| active.tip.prev_hash != *prev_hash)
+        });
+    }
+
+    /// Whether there is a live custom job on this previous hash.
+    pub fn has_custom_job_on(&self, prev_hash: &[u8; 32]) -> bool {
+        self.jobs.any(|slot| {
+            let on =
+                |active: &Active| active.custom.is_some() && active.tip.prev_hash == *prev_hash;
+            slot.active.as_ref().is_some_and(on)
+        })
+    }
+
     /// The newest active job once more under a new id, so that a new target counts at once; returns
     /// the `min_ntime` to send with it. Not a custom job, which only its client can send again.
     ///

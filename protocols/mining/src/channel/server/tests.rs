@@ -76,6 +76,20 @@ fn error(result: Result<AcceptedShare, RejectedShare>) -> ShareError {
 }
 
 #[test]
+fn custom_jobs_live_as_long_as_their_tip_is_allowed() {
+    let (old, new) = (tip(1, MIN_NTIME, EASY), tip(2, MIN_NTIME, EASY));
+    let mut channel = ServerChannel::new(options(ChannelKind::Extended));
+    for (id, tip) in [(1, &old), (2, &new)] {
+        let job = job(id, channel.full_extranonce_size());
+        channel.add_custom_job(id, job, MIN_NTIME, tip, Portion::WHOLE).unwrap();
+        assert!(channel.has_custom_job_on(&tip.prev_hash));
+    }
+    channel.retire_tip(&old.prev_hash);
+    assert!(!channel.has_custom_job_on(&old.prev_hash) && channel.job(1).is_none());
+    assert!(channel.has_custom_job_on(&new.prev_hash) && channel.job(2).is_some());
+}
+
+#[test]
 fn a_good_share_counts_once_on_both_kinds_of_channel() {
     for kind in [ChannelKind::Standard, ChannelKind::Extended] {
         let mut channel = working(kind, HARD);
