@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use adit_mining::BlockHash;
-use adit_node::{BlockTemplate, Node, NodeError, Rules};
+use adit_node::{BlockTemplate, Board, Network, Node, NodeError, NodeState, Rules, choose};
 use adit_service::Readiness;
 use adit_transport::Hub;
 use bitcoin::hashes::Hash;
@@ -15,10 +15,9 @@ use tokio::sync::Notify;
 use crate::config::Future as FutureTemplates;
 use crate::engine::TemplateProvider;
 use crate::metrics::Metrics;
-use crate::nodes::{Board, NodeState, choose};
+
 use crate::store::TemplateStore;
 use crate::template::{Constraints, Snapshot, Template, Tip};
-use adit_node::Network;
 
 /// What a feed works with.
 pub struct Feed {

@@ -7,7 +7,6 @@ pub mod config;
 pub mod engine;
 pub mod feed;
 pub mod metrics;
-pub mod nodes;
 pub mod solution;
 pub mod store;
 pub mod template;
@@ -19,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_node::{BlockMetrics, BlockStore, Node, SolvedBlock, Submitter};
+use adit_node::{BlockMetrics, BlockStore, Board, Node, NodeState, SolvedBlock, Submitter};
 use adit_service::{ConfigError, Context, Role, clap};
 use adit_sv2::noise::Validity;
 use adit_transport::{AddressLimits, ConnectionLimits, ListenLimits, NoiseServer};
@@ -33,7 +32,6 @@ use crate::config::{Config, Listen};
 use crate::engine::{Effect, TemplateProvider};
 use crate::feed::Feed;
 use crate::metrics::Metrics;
-use crate::nodes::Board;
 use crate::solution::Found;
 use crate::store::TemplateStore;
 
@@ -112,7 +110,7 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
 
     let mut tasks = tokio::task::JoinSet::new();
     for (index, node) in nodes.iter().enumerate() {
-        tasks.spawn(nodes::monitor(index, node.clone(), config.network, board.clone()));
+        tasks.spawn(adit_node::monitor(index, node.clone(), config.network, board.clone()));
     }
     let submissions = TaskTracker::new();
     tasks.spawn(take_found(hub.clone(), found, submitter.clone(), submissions.clone()));
@@ -221,7 +219,7 @@ fn show_status(
             })
         });
         json!({
-            "nodes": states.borrow().iter().map(nodes::NodeState::status).collect::<Vec<_>>(),
+            "nodes": states.borrow().iter().map(NodeState::status).collect::<Vec<_>>(),
             "template": work,
             "clients": clients,
             "templates_sent": metrics.templates_sent_total(),

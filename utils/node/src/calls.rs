@@ -2,13 +2,15 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use bitcoin::{BlockHash, hex::DisplayHex};
+use bitcoin::{BlockHash, OutPoint, Txid, hex::DisplayHex};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    BlockHeaderInfo, BlockTemplate, BlockchainInfo, NetworkInfo, Node, NodeError, ProposalResult,
-    SubmitResult, Tip, hex::HashResult,
+    BlockHeaderInfo, BlockTemplate, BlockchainInfo, MempoolEntry, MempoolTxids, NetworkInfo, Node,
+    NodeError, ProposalResult, SubmitResult, Tip,
+    hex::{BytesResult, HashResult},
+    types::TxOutValue,
 };
 
 /// A block that cost its work gets more time than a question: a slow node validates it within the call.
@@ -62,13 +64,45 @@ impl Node {
 
     /// A header with its height and median time.
     pub async fn getblockheader(&self, hash: &BlockHash) -> Result<BlockHeaderInfo, NodeError> {
-        self.query("getblockheader", (Hex(hash), true)).await
+        self.query("getblockheader", (Text(hash), true)).await
     }
 
     /// A template on the current tip. On main and test nets a node that syncs or has no peers refuses
     /// ([`NodeError::Syncing`], [`NodeError::NoPeers`]).
     pub async fn getblocktemplate(&self, rules: Rules) -> Result<BlockTemplate, NodeError> {
         self.query("getblocktemplate", [json!({ "rules": rules.names() })]).await
+    }
+
+    /// The transactions that wait at the node.
+    pub async fn getrawmempool(&self) -> Result<MempoolTxids, NodeError> {
+        self.query("getrawmempool", (false, true)).await
+    }
+
+    /// Of each transaction its serialization; `None` for one that is not in the mempool (any more).
+    pub async fn getrawtransactions(
+        &self,
+        txids: &[Txid],
+    ) -> Result<Vec<Option<Vec<u8>>>, NodeError> {
+        let params = txids.iter().map(|txid| (Text(txid), false));
+        let results = self.query_many::<BytesResult>("getrawtransaction", params).await?;
+        Ok(results.into_iter().map(|result| result.ok().map(|bytes| bytes.0)).collect())
+    }
+
+    /// Of each transaction what the mempool knows about it; `None` for one that is not there (any more).
+    pub async fn getmempoolentries(
+        &self,
+        txids: &[Txid],
+    ) -> Result<Vec<Option<MempoolEntry>>, NodeError> {
+        let params = txids.iter().map(|txid| [Text(txid)]);
+        let results = self.query_many("getmempoolentry", params).await?;
+        Ok(results.into_iter().map(Result::ok).collect())
+    }
+
+    /// The satoshis of unspent outputs in the chain; `None` for one that is spent, unknown or only in the mempool.
+    pub async fn gettxouts(&self, outputs: &[OutPoint]) -> Result<Vec<Option<u64>>, NodeError> {
+        let params = outputs.iter().map(|output| (Text(&output.txid), output.vout, false));
+        let results = self.query_many::<Option<TxOutValue>>("gettxout", params).await?;
+        results.into_iter().map(|result| Ok(result?.map(|output| output.value))).collect()
     }
 
     /// Has a serialized block judged without its work.
@@ -117,7 +151,7 @@ impl Node {
         // 0 would be for ever.
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
         if !self.waits_without_tip().load(Ordering::Relaxed) {
-            let params = (wait_ms, Hex(current_tip));
+            let params = (wait_ms, Text(current_tip));
             match self.query_within("waitfornewblock", params, deadline).await {
                 Err(NodeError::Rpc { code: RPC_MISC_ERROR, .. }) => {
                     tracing::debug!(node = self.url(), "waitfornewblock takes no tip");
@@ -139,9 +173,9 @@ fn undecodable(reason: Result<Option<String>, NodeError>) -> Result<Option<Strin
 }
 
 /// Written as the node writes hashes.
-struct Hex<'a>(&'a BlockHash);
+struct Text<'a, T>(&'a T);
 
-impl Serialize for Hex<'_> {
+impl<T: std::fmt::Display> Serialize for Text<'_, T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self.0)
     }

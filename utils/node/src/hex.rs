@@ -68,6 +68,16 @@ where
     Ok(H::from_byte_array(bytes))
 }
 
+/// A list of hashes.
+pub(crate) fn hashes<'de, H, D>(deserializer: D) -> Result<Vec<H>, D::Error>
+where
+    H: Hash<Bytes = [u8; 32]>,
+    D: Deserializer<'de>,
+{
+    let hashes = Vec::<HashResult<H>>::deserialize(deserializer)?;
+    Ok(hashes.into_iter().map(|hash| hash.0).collect())
+}
+
 /// The same for a field that may be absent.
 pub(crate) fn some_hash<'de, H, D>(deserializer: D) -> Result<Option<H>, D::Error>
 where
@@ -83,6 +93,15 @@ pub(crate) struct HashResult<H>(pub(crate) H);
 impl<'de, H: Hash<Bytes = [u8; 32]>> Deserialize<'de> for HashResult<H> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         hash(deserializer).map(Self)
+    }
+}
+
+/// Bytes that are the whole result of a call.
+pub(crate) struct BytesResult(pub(crate) Vec<u8>);
+
+impl<'de> Deserialize<'de> for BytesResult {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bytes(deserializer).map(Self)
     }
 }
 

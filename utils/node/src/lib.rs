@@ -5,11 +5,12 @@
 //! to mend. Results are typed leanly: only fields that are used, hex decoded straight to bytes.
 //!
 //! [`Submitter`] brings solved blocks into the best chain, from the disk where need be; [`Network`] is what the rules of
-//! a chain say; [`NodeKeys`] is a node in a role's configuration.
+//! a chain say; [`NodeKeys`] is a node in a role's configuration, [`Board`] how all of them are doing.
 //!
 //! [`TipWatch`] tells of a new best tip within milliseconds, and of the node's going and coming back.
 
 mod blocks;
+mod board;
 mod calls;
 mod chain;
 mod config;
@@ -24,6 +25,7 @@ mod tip;
 mod types;
 
 pub use blocks::{BlockStore, Record, SolvedBlock, State, sync_dir};
+pub use board::{Board, NodeState, choose, monitor};
 pub use calls::Rules;
 pub use chain::Network;
 pub use config::{Auth, ConfigError, NodeConfig};
@@ -33,8 +35,8 @@ pub use node::{CallReport, Node};
 pub use submitter::{BlockMetrics, Chain, Standing, Submitter};
 pub use tip::{TipEvent, TipWatch};
 pub use types::{
-    BlockHeaderInfo, BlockTemplate, BlockchainInfo, NetworkInfo, ProposalResult, SubmitResult,
-    TemplateTransaction, Tip,
+    BlockHeaderInfo, BlockTemplate, BlockchainInfo, MempoolEntry, MempoolTxids, NetworkInfo,
+    ProposalResult, SubmitResult, TemplateTransaction, Tip,
 };
 
 #[cfg(test)]

@@ -146,6 +146,42 @@ pub struct TemplateTransaction {
     pub depends: Vec<u32>,
 }
 
+/// `getrawmempool` with `mempool_sequence`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct MempoolTxids {
+    /// All transactions, in no order.
+    #[serde(deserialize_with = "hex::hashes")]
+    pub txids: Vec<Txid>,
+    /// Counts what enters and leaves: the same number means the same mempool.
+    pub mempool_sequence: u64,
+}
+
+/// `getmempoolentry`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct MempoolEntry {
+    /// Hash with the witness.
+    #[serde(deserialize_with = "hex::hash")]
+    pub wtxid: Wtxid,
+    /// What the transaction pays.
+    pub fees: MempoolFees,
+}
+
+/// `fees` of a [`MempoolEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct MempoolFees {
+    /// Inputs less outputs, satoshis.
+    #[serde(deserialize_with = "satoshis")]
+    pub base: u64,
+}
+
+/// `gettxout`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct TxOutValue {
+    /// Satoshis.
+    #[serde(deserialize_with = "satoshis")]
+    pub(crate) value: u64,
+}
+
 /// What the node makes of a block given to `submitblock` (BIP 22).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubmitResult {
@@ -216,4 +252,13 @@ fn compact_target<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CompactT
 
 fn target<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Target, D::Error> {
     hex::array(deserializer).map(Target::from_be_bytes)
+}
+
+/// Amounts come as a number of coins with eight decimals; below 21 million of them a double tells every satoshi.
+fn satoshis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let coins = f64::deserialize(deserializer)?;
+    if !(0.0..=21_000_000.0).contains(&coins) {
+        return Err(serde::de::Error::custom("not an amount of coins"));
+    }
+    Ok((coins * 100_000_000.0).round() as u64)
 }

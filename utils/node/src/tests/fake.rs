@@ -130,11 +130,13 @@ async fn read_call(stream: &mut TcpStream, connection: usize) -> Option<Call> {
         }
     }
     let body: Value = serde_json::from_slice(&bytes[head..]).unwrap();
+    // Of a batch the first call's method stands for all, and the parameters are the whole of it.
+    let first = body.get(0).unwrap_or(&body);
     Some(Call {
         connection,
         authorization: header("authorization").unwrap(),
-        method: body["method"].as_str().unwrap().to_owned(),
-        params: body["params"].clone(),
+        method: first["method"].as_str().unwrap().to_owned(),
+        params: if body.is_array() { body.clone() } else { body["params"].clone() },
         id: body["id"].clone(),
     })
 }

@@ -291,3 +291,41 @@ async fn verdicts_on_blocks() {
         assert_eq!(node.propose_block(b"x", crate::Rules::Segwit).await.unwrap(), expected);
     }
 }
+
+#[tokio::test]
+async fn many_calls_in_one_exchange() {
+    // Knows transactions whose hash begins with a 0, and answers `reversed` ones out of order.
+    let reversed = Arc::new(AtomicUsize::new(0));
+    let fake = Fake::start({
+        let reversed = reversed.clone();
+        move |call| {
+            let mut answers: Vec<Value> = call
+                .params
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|call| match call["params"][0].as_str().unwrap().as_bytes()[0] {
+                    b'0' => json!({ "result": "00ff", "error": null, "id": call["id"] }),
+                    _ => json!({ "result": null, "error": { "code": -5, "message": "no" }, "id": call["id"] }),
+                })
+                .collect();
+            if reversed.load(Ordering::Relaxed) == 1 {
+                answers.reverse();
+            }
+            answers.truncate(answers.len() - reversed.load(Ordering::Relaxed) / 2);
+            Reaction::Http(200, Value::Array(answers).to_string())
+        }
+    })
+    .await;
+    let node = fake.node();
+    let txids = [HASH, &HASH.replace("000", "fff"), HASH].map(|hash| hash.parse().unwrap());
+    let found = node.getrawtransactions(&txids).await.unwrap();
+    assert_eq!(found, [Some(vec![0, 0xff]), None, Some(vec![0, 0xff])]);
+    assert_eq!(node.getrawtransactions(&[]).await.unwrap(), [None; 0]);
+    // Answers in another order are those to other questions; too few are none.
+    reversed.store(1, Ordering::Relaxed);
+    assert_eq!(node.getrawtransactions(&txids).await.unwrap()[0], None);
+    reversed.store(2, Ordering::Relaxed);
+    let error = node.getrawtransactions(&txids).await.unwrap_err();
+    assert!(matches!(&error, NodeError::Malformed(text) if text.contains("2 answers to 3")));
+}

@@ -1,14 +1,13 @@
-//! How the nodes are doing, and which of them gives the templates.
+//! How the nodes of a role are doing, and which of them it works with.
 
 use std::time::{Duration, Instant};
 
 use adit_mining::BlockHash;
-use adit_node::{BlockchainInfo, NetworkInfo, Node, NodeError, TipEvent, TipWatch};
 use bitcoin::hashes::Hash;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
-use adit_node::Network;
+use crate::{BlockchainInfo, Network, NetworkInfo, Node, NodeError, TipEvent, TipWatch};
 
 /// What is known of a node.
 #[derive(Clone, Debug, Eq, PartialEq)]
