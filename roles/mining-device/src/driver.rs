@@ -1,7 +1,7 @@
 //! The threads and tasks around the engine.
 
 use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use adit_service::Context;
@@ -34,11 +34,10 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
     };
     let metrics = cx.metrics.register(TransportMetrics::register);
     let counters = cx.metrics.register(Counters::register);
-    let miners = config.connections as usize;
+    let (connections_wanted, miners) = (config.connections as usize, config.miners());
 
     let hub_of_hasher: Arc<OnceLock<Hub<Device>>> = Arc::default();
-    let effort =
-        Effort { threads: config.threads.into(), hash_rate: config.hashrate.map(|rate| rate.0) };
+    let effort = Effort { threads: config.threads.into(), hash_rate: config.hash_rate_of_miner() };
     let found = Arc::clone(&hub_of_hasher);
     let hasher = Hasher::start(miners, effort, move |find| {
         if let Some(hub) = found.get() {
@@ -50,8 +49,16 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
 
     let (finished, mut outcomes) = mpsc::channel::<Outcome>(1);
     let slots = hasher.slots();
+    let routes: Arc<[Mutex<Route>]> =
+        (0..connections_wanted).map(|_| Mutex::new(Route::new(target.clone()))).collect();
+    let redirected = Arc::clone(&routes);
     let on_effect = move |effect| match effect {
         Effect::Work(miner, work) => slots.set(miner, work),
+        Effect::Redirect { connection, host, port } => {
+            if let Some(route) = redirected.get(connection) {
+                lock(route).redirect(host, port);
+            }
+        }
         // Only the first outcome counts, and the engine has only one.
         Effect::Finished(outcome) => drop(finished.try_send(outcome)),
     };
@@ -72,18 +79,21 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
     cx.set_status(move || serde_json::to_value(status()).unwrap_or_default());
 
     let mut dialing = JoinSet::new();
-    for miner in 0..miners {
-        let (target, told) = (target.clone(), hub.clone());
+    for connection in 0..connections_wanted {
+        let told = hub.clone();
+        let (asked, seen) = (Arc::clone(&routes), Arc::clone(&routes));
         dialing.spawn(hub.keep_dialed(
-            Link(miner),
+            Link(connection),
             protocol,
-            move || target.clone(),
+            move || lock(&asked[connection]).target.clone(),
             DialOptions::default(),
             connections.clone(),
-            move |state| {
-                if let DialState::Waiting { reason, .. } = state {
-                    let _ =
-                        told.try_with(|device, _, out| device.not_connected(miner, reason, out));
+            move |state| match state {
+                DialState::Connected { .. } => lock(&seen[connection]).connected = true,
+                DialState::Waiting { reason, .. } => {
+                    lock(&seen[connection]).not_connected();
+                    let _ = told
+                        .try_with(|device, _, out| device.not_connected(connection, reason, out));
                 }
             },
         ));
@@ -100,7 +110,7 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
             _ = looks.tick() => {
                 let (mining, shares) = hub.with(|device, _, _| (device.mining(), device.shares()));
                 counters.update(shares, hasher.slots().hashes());
-                let missing = format!("{mining} of {miners} connections have work");
+                let missing = format!("{mining} of {miners} miners have work");
                 cx.readiness.set("work", if mining == miners { Ok(()) } else { Err(missing) });
             }
         }
@@ -127,6 +137,51 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
         bail!("{}", outcome.reason);
     }
     Ok(())
+}
+
+/// Where a connection goes to.
+struct Route {
+    /// As configured.
+    home: DialTarget,
+    /// Now: another host where the server asked to reconnect there, always under the same authority key.
+    target: DialTarget,
+    /// Whether `target` was reached since it was tried last.
+    connected: bool,
+}
+
+impl Route {
+    fn new(home: DialTarget) -> Self {
+        Self { target: home.clone(), home, connected: false }
+    }
+
+    /// The server's `Reconnect` (spec 3.6.5). Without an authority key nobody could tell where the new host belongs, so
+    /// it is not followed.
+    fn redirect(&mut self, host: Option<String>, port: Option<u16>) {
+        let present = &self.target;
+        let target = DialTarget {
+            host: host.unwrap_or_else(|| present.host.clone()),
+            port: port.unwrap_or(present.port),
+            authority_key: present.authority_key,
+        };
+        if target != self.target && self.home.authority_key.is_none() {
+            tracing::warn!(%target, "not followed: the upstream's authority key is not configured");
+            return;
+        }
+        self.target = target;
+    }
+
+    /// The connection ended or was not made. A host that cannot be reached is not insisted on.
+    fn not_connected(&mut self) {
+        if !std::mem::take(&mut self.connected) && self.target != self.home {
+            tracing::warn!(target = %self.target, "back to the configured upstream");
+            self.target = self.home.clone();
+        }
+    }
+}
+
+fn lock(route: &Mutex<Route>) -> MutexGuard<'_, Route> {
+    // Nothing under it can be left half done.
+    route.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Between two looks at how it is doing.
@@ -162,5 +217,42 @@ impl Counters {
         set(&self.accepted, accepted);
         set(&self.rejected, rejected);
         set(&self.hashes, hashes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_sv2::keys::AuthoritySecretKey;
+
+    use super::*;
+
+    fn route(key: bool) -> Route {
+        let key = key.then(|| AuthoritySecretKey::from_entropy([1; 32]).unwrap().public());
+        Route::new(DialTarget { host: "home".into(), port: 1, authority_key: key })
+    }
+
+    #[test]
+    fn a_redirection_is_followed_under_the_same_key() {
+        let mut route = route(true);
+        let key = route.home.authority_key;
+        route.redirect(Some("away".into()), None);
+        assert_eq!(route.target, DialTarget { host: "away".into(), port: 1, authority_key: key });
+        route.redirect(None, Some(2));
+        assert_eq!((&*route.target.host, route.target.port), ("away", 2));
+        // Lost there: there again. Not reached there: home.
+        route.connected = true;
+        route.not_connected();
+        assert_eq!(route.target.host, "away");
+        route.not_connected();
+        assert_eq!(route.target, route.home);
+    }
+
+    #[test]
+    fn without_a_key_nobody_is_sent_away() {
+        let mut route = route(false);
+        route.redirect(Some("away".into()), None);
+        route.redirect(None, Some(2));
+        route.redirect(None, None);
+        assert_eq!(route.target, route.home);
     }
 }

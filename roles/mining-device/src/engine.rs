@@ -1,6 +1,6 @@
-//! All miners of the process: one connection each, nothing shared but the count of shares that ends the run.
+//! All connections of the process, with one or several miners each; nothing shared but the count of shares that ends the
+//! run.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use crate::config::{Config, Mode, Upstream};
 use crate::hasher::{Found, Work};
 use crate::report::{ConnectionReport, Report};
 use crate::sv1::Sv1;
-use crate::sv2::Sv2;
+use crate::sv2::{self, Sv2};
 
-/// What a miner's protocol side has to tell.
+/// What a connection's protocol side has to tell.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum News {
-    /// Hash this from now on; none: rest.
-    Work(Option<Work>),
+    /// The miner with this index on the connection is to hash this from now on; none: rest.
+    Work(usize, Option<Work>),
     /// The fixed part of the coinbase's extranonce.
     ExtranoncePrefix(Vec<u8>),
     /// Difficulty of a share.
@@ -25,6 +25,16 @@ pub(crate) enum News {
     Accepted(u64),
     /// A share is rejected for this reason.
     Rejected(String),
+    /// So many channels are open.
+    Channels(usize),
+    /// A message came that was for a group.
+    GroupMessage,
+    /// Whether shares name their worker.
+    NamesWorkers(bool),
+    /// One of several miners cannot go on.
+    Trouble(String),
+    /// The server asks to go elsewhere; an empty host and port 0 are the present ones.
+    Reconnect { host: String, port: u16 },
     /// The connection is of no use any more.
     Failed(String),
 }
@@ -32,13 +42,22 @@ pub(crate) enum News {
 /// What the driver does for the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Give a miner this work; none lets it rest.
+    /// Give a miner, counted over all connections, this work; none lets it rest.
     Work(usize, Option<Work>),
+    /// Dial this host and port for a connection from now on, under the same authority key; none is the one of before.
+    Redirect {
+        /// Which connection.
+        connection: usize,
+        /// Name or address.
+        host: Option<String>,
+        /// TCP port.
+        port: Option<u16>,
+    },
     /// The run is over.
     Finished(Outcome),
 }
 
-/// The connection of the miner with this index.
+/// The connection with this index.
 #[derive(Clone, Copy)]
 pub struct Link(pub usize);
 
@@ -61,21 +80,25 @@ pub struct Outcome {
 /// The engine.
 pub struct Device {
     config: Config,
-    miners: Vec<Miner>,
-    by_peer: HashMap<PeerId, usize>,
+    connections: Vec<Connection>,
     started: Instant,
     accepted: u64,
     rejected: u64,
     outcome: Option<Outcome>,
 }
 
-struct Miner {
+struct Connection {
     speech: Speech,
     peer: Option<PeerId>,
-    mining: bool,
-    /// nBits of the current work, to know a block by.
-    nbits: u32,
+    /// nBits of each miner's current work, to know a block by; none without work.
+    working: Vec<Option<u32>>,
     report: ConnectionReport,
+}
+
+impl Connection {
+    fn mining(&self) -> usize {
+        self.working.iter().flatten().count()
+    }
 }
 
 enum Speech {
@@ -86,34 +109,41 @@ enum Speech {
 impl Device {
     /// A device that has yet to connect.
     pub fn new(config: Config, upstream: &Upstream, started: Instant) -> Self {
-        let miner = |index| {
-            let user = config.user_of(index);
+        let connection = |index| {
+            let channels = config.channels as usize;
+            let users: Vec<String> =
+                (0..channels).map(|channel| config.user_of(index * channels + channel)).collect();
+            let user = users.first().cloned().unwrap_or_default();
             let speech = match upstream {
                 Upstream::Sv1 { .. } => {
                     Speech::Sv1(Sv1::new(user.clone(), config.password.clone()))
                 }
-                Upstream::Sv2(url) => Speech::Sv2(Box::new(Sv2::new(
-                    user.clone(),
-                    url.host.clone(),
-                    url.port,
-                    (config.mode == Mode::Sv2Extended).then_some(config.extranonce_size),
-                    config.hashrate.map_or(DEFAULT_HASH_RATE, |rate| rate.0),
-                ))),
+                Upstream::Sv2(url) => Speech::Sv2(Box::new(Sv2::new(sv2::Options {
+                    users,
+                    host: url.host.clone(),
+                    port: url.port,
+                    extranonce_size: (config.mode == Mode::Sv2Extended)
+                        .then_some(config.extranonce_size),
+                    standard_jobs: config.mode == Mode::Sv2Standard && !config.group_jobs,
+                    hash_rate: config.hash_rate_of_miner().unwrap_or(DEFAULT_HASH_RATE),
+                    worker_tlv: config.worker_tlv,
+                }))),
             };
             let report =
                 ConnectionReport { user, state: "connecting".into(), ..Default::default() };
-            Miner { speech, peer: None, mining: false, nbits: 0, report }
+            Connection { speech, peer: None, working: vec![None; channels], report }
         };
-        let miners = (0..config.connections as usize).map(miner).collect();
-        let by_peer = HashMap::new();
-        Self { config, miners, by_peer, started, accepted: 0, rejected: 0, outcome: None }
+        let connections = (0..config.connections as usize).map(connection).collect();
+        Self { config, connections, started, accepted: 0, rejected: 0, outcome: None }
     }
 
     /// A hash at or below a miner's target: sends the share, if its job still is the one to work on.
     pub fn found(&mut self, found: &Found, out: &mut Outbox<Effect>) {
-        let Some(miner) = self.miners.get_mut(found.miner) else { return };
-        let (Some(peer), None) = (miner.peer, &self.outcome) else { return };
-        let sent = match &mut miner.speech {
+        let channels = self.config.channels as usize;
+        let (index, miner) = (found.miner / channels, found.miner % channels);
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let (Some(peer), None) = (connection.peer, &self.outcome) else { return };
+        let sent = match &mut connection.speech {
             Speech::Sv1(sv1) => {
                 let mut line = Vec::new();
                 let sent = sv1.found(found, &mut line);
@@ -122,17 +152,18 @@ impl Device {
                 }
                 sent
             }
-            Speech::Sv2(sv2) => sv2.found(found, peer, out),
+            Speech::Sv2(sv2) => sv2.found(miner, found, peer, out),
         };
         if sent {
-            miner.report.shares_submitted += 1;
-            miner.report.blocks_found += u64::from(found.is_block(miner.nbits));
+            connection.report.shares_submitted += 1;
+            let block = connection.working[miner].is_some_and(|nbits| found.is_block(nbits));
+            connection.report.blocks_found += u64::from(block);
         }
     }
 
     /// A connection could not be made.
-    pub fn not_connected(&mut self, miner: usize, reason: &str, out: &mut Outbox<Effect>) {
-        let Some(known) = self.miners.get_mut(miner) else { return };
+    pub fn not_connected(&mut self, connection: usize, reason: &str, out: &mut Outbox<Effect>) {
+        let Some(known) = self.connections.get_mut(connection) else { return };
         known.report.state = format!("not connected: {reason}");
         if self.config.strict {
             self.finish(false, format!("not connected: {reason}"), out);
@@ -146,7 +177,12 @@ impl Device {
 
     /// Miners that have work.
     pub fn mining(&self) -> usize {
-        self.miners.iter().filter(|miner| miner.mining).count()
+        self.connections.iter().map(Connection::mining).sum()
+    }
+
+    /// Miners on all connections.
+    pub fn miners(&self) -> usize {
+        self.connections.iter().map(|connection| connection.working.len()).sum()
     }
 
     /// Shares acknowledged and rejected so far.
@@ -159,7 +195,7 @@ impl Device {
         let seconds = now.saturating_duration_since(self.started).as_secs_f64();
         let (ok, reason) = match &self.outcome {
             Some(outcome) => (outcome.ok, outcome.reason.clone()),
-            None => (true, format!("{} of {} mining", self.mining(), self.miners.len())),
+            None => (true, format!("{} of {} mining", self.mining(), self.miners())),
         };
         Report {
             ok,
@@ -170,39 +206,57 @@ impl Device {
             hashrate: if seconds > 0.0 { hashes as f64 / seconds } else { 0.0 },
             shares_accepted: self.accepted,
             shares_rejected: self.rejected,
-            connections: self.miners.iter().map(|miner| miner.report.clone()).collect(),
+            connections: self.connections.iter().map(|c| c.report.clone()).collect(),
         }
     }
 
     fn digest(&mut self, index: usize, peer: PeerId, news: Vec<News>, out: &mut Outbox<Effect>) {
         for item in news {
-            let miner = &mut self.miners[index];
+            let channels = self.config.channels as usize;
+            let connection = &mut self.connections[index];
+            let report = &mut connection.report;
             match item {
-                News::Work(work) => {
-                    miner.mining = work.is_some();
-                    miner.nbits = work.as_ref().map_or(0, |work| work.nbits);
-                    miner.report.state =
-                        if miner.mining { "mining" } else { "without work" }.into();
-                    out.effect(Effect::Work(index, work));
+                News::Work(miner, work) => {
+                    connection.working[miner] = work.as_ref().map(|work| work.nbits);
+                    let mining = connection.mining() > 0;
+                    let state = if mining { "mining" } else { "without work" };
+                    connection.report.state = state.into();
+                    out.effect(Effect::Work(index * channels + miner, work));
                 }
-                News::ExtranoncePrefix(prefix) => miner.report.add_prefix(&prefix),
-                News::Difficulty(difficulty) => miner.report.difficulty = difficulty,
+                News::ExtranoncePrefix(prefix) => report.add_prefix(&prefix),
+                News::Difficulty(difficulty) => report.difficulty = difficulty,
+                News::Channels(count) => report.channels = count as u64,
+                News::GroupMessage => report.group_messages += 1,
+                News::NamesWorkers(named) => report.names_workers = named,
                 News::Accepted(count) => {
-                    miner.report.shares_accepted += count;
+                    report.shares_accepted += count;
                     self.accepted += count;
                     if self.config.shares.is_some_and(|wanted| self.accepted >= wanted) {
                         self.finish(true, format!("{} shares acknowledged", self.accepted), out);
                     }
                 }
                 News::Rejected(reason) => {
-                    tracing::debug!(user = miner.report.user, reason, "share rejected");
-                    miner.report.shares_rejected += 1;
+                    tracing::debug!(user = report.user, reason, "share rejected");
+                    report.shares_rejected += 1;
                     self.rejected += 1;
+                    *report.rejected_by_reason.entry(reason.clone()).or_default() += 1;
                     if self.config.strict {
                         self.finish(false, format!("share rejected: {reason}"), out);
                     }
-                    let miner = &mut self.miners[index];
-                    *miner.report.rejected_by_reason.entry(reason).or_default() += 1;
+                }
+                News::Trouble(reason) => {
+                    tracing::info!(user = report.user, reason, "a channel is gone");
+                    if self.config.strict {
+                        self.finish(false, reason, out);
+                    }
+                }
+                News::Reconnect { host, port } => {
+                    out.close(peer, "the server asked to reconnect");
+                    let host = Some(host).filter(|host| is_host(host));
+                    let port = Some(port).filter(|port| *port != 0);
+                    tracing::info!(?host, ?port, "the server asks to reconnect");
+                    self.gone(index, "the server asked to reconnect", out);
+                    out.effect(Effect::Redirect { connection: index, host, port });
                 }
                 News::Failed(reason) => {
                     out.close(peer, "of no use to the miner");
@@ -212,27 +266,39 @@ impl Device {
         }
     }
 
-    /// The connection of a miner is gone.
+    /// A connection broke off.
     fn lost(&mut self, index: usize, reason: &str, out: &mut Outbox<Effect>) {
-        let miner = &mut self.miners[index];
-        let Some(peer) = miner.peer.take() else { return };
-        self.by_peer.remove(&peer);
-        miner.mining = false;
-        miner.report.state = format!("lost: {reason}");
-        miner.report.reconnects += 1;
-        tracing::info!(user = miner.report.user, reason, "connection lost");
-        out.effect(Effect::Work(index, None));
-        if self.config.strict {
+        if self.gone(index, reason, out) && self.config.strict {
             self.finish(false, format!("upstream lost: {reason}"), out);
         }
+    }
+
+    /// A connection ended; says whether there was one.
+    fn gone(&mut self, index: usize, reason: &str, out: &mut Outbox<Effect>) -> bool {
+        let channels = self.config.channels as usize;
+        let connection = &mut self.connections[index];
+        if connection.peer.take().is_none() {
+            return false;
+        }
+        connection.working.fill(None);
+        let report = &mut connection.report;
+        report.state = format!("lost: {reason}");
+        report.channels = 0;
+        report.names_workers = false;
+        report.reconnects += 1;
+        tracing::info!(user = report.user, reason, "connection lost");
+        for miner in 0..channels {
+            out.effect(Effect::Work(index * channels + miner, None));
+        }
+        true
     }
 
     fn finish(&mut self, ok: bool, reason: String, out: &mut Outbox<Effect>) {
         if self.outcome.is_some() {
             return;
         }
-        for miner in &mut self.miners {
-            if let (Speech::Sv2(sv2), Some(peer)) = (&mut miner.speech, miner.peer) {
+        for connection in &mut self.connections {
+            if let (Speech::Sv2(sv2), Some(peer)) = (&mut connection.speech, connection.peer) {
                 sv2.leave(peer, out);
             }
         }
@@ -254,13 +320,13 @@ impl Engine for Device {
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
-        let Some(miner) = self.miners.get_mut(index) else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         let mut news = Vec::new();
-        match (event, &mut miner.speech) {
+        let known = connection.peer == Some(peer);
+        match (event, &mut connection.speech) {
             (Event::Opened { .. }, speech) => {
-                miner.peer = Some(peer);
-                miner.report.state = "saying hello".into();
-                self.by_peer.insert(peer, index);
+                connection.peer = Some(peer);
+                connection.report.state = "saying hello".into();
                 match speech {
                     Speech::Sv1(sv1) => {
                         let mut line = Vec::new();
@@ -270,15 +336,15 @@ impl Engine for Device {
                     Speech::Sv2(sv2) => sv2.opened(peer, out),
                 }
             }
-            (Event::Closed(reason), _) if miner.peer == Some(peer) => self.lost(index, reason, out),
-            (Event::Line(line), Speech::Sv1(sv1)) if miner.peer == Some(peer) => {
+            (Event::Closed(reason), _) if known => self.lost(index, reason, out),
+            (Event::Line(line), Speech::Sv1(sv1)) if known => {
                 let mut answer = Vec::new();
                 sv1.received(line, &mut answer, &mut news);
                 if !answer.is_empty() {
                     out.line(peer, &answer);
                 }
             }
-            (Event::Frame(header, payload), Speech::Sv2(sv2)) if miner.peer == Some(peer) => {
+            (Event::Frame(header, payload), Speech::Sv2(sv2)) if known => {
                 sv2.received(&header, payload, peer, now, out, &mut news);
             }
             // What a connection that was given up has left to say.
@@ -287,7 +353,18 @@ impl Engine for Device {
         self.digest(index, peer, news, out);
     }
 
-    fn tick(&mut self, _now: Now, _out: &mut Outbox<Effect>) {}
+    fn tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        for connection in &mut self.connections {
+            if let (Speech::Sv2(sv2), Some(peer)) = (&mut connection.speech, connection.peer) {
+                sv2.tick(peer, now, out);
+            }
+        }
+    }
+}
+
+/// Whether a host that a server names is one to dial.
+fn is_host(host: &str) -> bool {
+    !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c))
 }
 
 /// What an unthrottled miner says of itself before it has measured: one core with SHA instructions.

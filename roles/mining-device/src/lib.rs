@@ -1,7 +1,7 @@
 //! Mining device simulator: SV2 standard, SV2 extended, SV1.
 //!
-//! Each connection is an independent miner with its own channel or V1 session ([`engine`]); all share the hashing
-//! threads ([`hasher`]). The driver ([`Role::run`](adit_service::Role::run)) carries work one way and finds the other.
+//! Each connection has one or several miners, each with its own channel, or a V1 session ([`engine`]); all share the
+//! hashing threads ([`hasher`]). The driver ([`Role::run`](adit_service::Role::run)) carries work one way and finds the other.
 
 mod config;
 mod driver;
@@ -11,6 +11,6 @@ mod report;
 mod sv1;
 mod sv2;
 
-pub use config::{Config, HashRate, Mode, Upstream};
+pub use config::{Config, HashRate, Healthcheck, Mode, Upstream};
 pub use driver::run;
 pub use report::{ConnectionReport, Report};

@@ -27,10 +27,10 @@ pub struct Report {
     pub connections: Vec<ConnectionReport>,
 }
 
-/// One of the miners.
+/// One connection, with all its miners.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ConnectionReport {
-    /// Account and worker.
+    /// Account and worker of its first miner.
     pub user: String,
     /// What it does, e.g. `mining` or why not.
     pub state: String,
@@ -51,6 +51,12 @@ pub struct ConnectionReport {
     pub blocks_found: u64,
     /// Connections lost and made again.
     pub reconnects: u64,
+    /// Stratum V2 channels that are open.
+    pub channels: u64,
+    /// Jobs, tips, targets and closings that were for a group.
+    pub group_messages: u64,
+    /// Whether shares name their worker (extension 0x0002).
+    pub names_workers: bool,
 }
 
 impl ConnectionReport {

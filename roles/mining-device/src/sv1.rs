@@ -151,21 +151,24 @@ impl Sv1 {
         self.generation += 1;
         self.current = Some(Current { job_id: job.job_id, generation: self.generation });
         news.push(News::Difficulty(self.target.difficulty()));
-        news.push(News::Work(Some(Work {
-            generation: self.generation,
-            version: job.version,
-            version_mask: 0,
-            prev_hash: job.prev_hash,
-            ntime: job.ntime,
-            nbits: job.nbits,
-            target: self.target,
-            root: Root::Rolled {
-                coinbase_prefix: [job.coinb1, self.extranonce1.clone()].concat(),
-                extranonce_size: self.extranonce2_size,
-                coinbase_suffix: job.coinb2,
-                merkle_path: job.merkle_path,
-            },
-        })));
+        news.push(News::Work(
+            0,
+            Some(Work {
+                generation: self.generation,
+                version: job.version,
+                version_mask: 0,
+                prev_hash: job.prev_hash,
+                ntime: job.ntime,
+                nbits: job.nbits,
+                target: self.target,
+                root: Root::Rolled {
+                    coinbase_prefix: [job.coinb1, self.extranonce1.clone()].concat(),
+                    extranonce_size: self.extranonce2_size,
+                    coinbase_suffix: job.coinb2,
+                    merkle_path: job.merkle_path,
+                },
+            }),
+        ));
     }
 }
 
@@ -231,8 +234,11 @@ mod tests {
         let mut miner = mining();
         receive(&mut miner, r#"{"id":null,"method":"mining.set_difficulty","params":[2]}"#);
         let (_, news) = receive(&mut miner, &notify(&coinb1()));
-        let [News::ExtranoncePrefix(prefix), News::Difficulty(difficulty), News::Work(Some(work))] =
-            &news[..]
+        let [
+            News::ExtranoncePrefix(prefix),
+            News::Difficulty(difficulty),
+            News::Work(0, Some(work)),
+        ] = &news[..]
         else {
             panic!("{news:?}")
         };

@@ -1,72 +1,115 @@
-//! One miner that speaks Stratum V2: a connection with one standard or one extended channel.
+//! One connection that speaks Stratum V2: one miner on each of its standard or extended channels.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use adit_mining::{ClientChannel, Target};
-use adit_sv2::codec::{B032, Str0255};
+use adit_mining::channel::ClientError;
+use adit_mining::{ActiveWork, Change, ChannelKind, ClientChannel, ClientChannels, Target};
+use adit_sv2::codec::{B032, Seq064K, Str0255};
 use adit_sv2::frame::Header;
 use adit_sv2::messages::common::{
     self, Common, PROTOCOL_MINING, PROTOCOL_VERSION, SetupConnection,
 };
+use adit_sv2::messages::extensions::{Extensions, RequestExtensions};
 use adit_sv2::messages::mining::{
     self, CloseChannel, Mining, OpenExtendedMiningChannel, OpenStandardMiningChannel,
     REQUIRES_STANDARD_JOBS, SubmitSharesExtended, SubmitSharesStandard,
 };
+use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, Tlv, USER_IDENTITY_LIMIT, WORKER_HASHRATE_TRACKING};
 use adit_transport::{Now, Outbox, PeerId};
 
 use crate::engine::{Effect, News};
 use crate::hasher::{Found, Root, Work};
 
-/// The miner's side of a connection.
-pub(crate) struct Sv2 {
-    user: String,
-    host: String,
-    port: u16,
-    /// Bytes of extranonce to ask for; none opens a standard channel.
-    extranonce_size: Option<u16>,
-    hash_rate: f64,
-    stage: Stage,
-    generation: u64,
-    /// What the current generation works on: the job's id on the channel and the tip below it.
-    current: Option<(u32, [u8; 32])>,
-    /// When the tip of the current work came, to keep nTime with the clock.
-    tip_seen: Option<([u8; 32], Now)>,
+/// How to speak.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// The identity of each miner: one channel each.
+    pub(crate) users: Vec<String>,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Bytes of extranonce to ask for; none opens standard channels.
+    pub(crate) extranonce_size: Option<u16>,
+    /// Whether the server is to give standard channels a job of their own each.
+    pub(crate) standard_jobs: bool,
+    /// Of each channel.
+    pub(crate) hash_rate: f64,
+    /// Whether shares are to name their worker, where the server takes that.
+    pub(crate) worker_tlv: bool,
 }
 
+/// The miners' side of a connection.
+pub(crate) struct Sv2 {
+    options: Options,
+    stage: Stage,
+    channels: ClientChannels,
+    miners: Vec<Miner>,
+    /// Index of the miner by channel id.
+    by_channel: HashMap<u32, usize>,
+    /// Last number given to a piece of work.
+    generation: u64,
+    /// When the last tip came, to keep nTime with the clock.
+    tip_seen: Option<([u8; 32], Now)>,
+    /// The last request for extensions.
+    extensions_request: u16,
+    /// Whether extension 0x0002 is in force.
+    names_workers: bool,
+}
+
+#[derive(Clone, Copy)]
 enum Stage {
     SettingUp,
-    Opening,
-    Open(Box<ClientChannel>),
+    /// Extensions were asked for; not waited for in vain (0x0001, 4.3).
+    Negotiating(Now),
+    /// Channels were asked for.
+    Running,
     Closed,
 }
 
+#[derive(Default)]
+struct Miner {
+    channel: Option<u32>,
+    /// The answer to its request is still to come.
+    asked: bool,
+    generation: u64,
+    /// What the current generation works on: the job's id on the channel and the tip below it.
+    current: Option<(u32, [u8; 32])>,
+}
+
+/// For an answer to `RequestExtensions`: a server that does not know it says nothing.
+const NEGOTIATION_TIME: Duration = Duration::from_secs(2);
+
 impl Sv2 {
-    pub(crate) fn new(
-        user: String,
-        host: String,
-        port: u16,
-        extranonce_size: Option<u16>,
-        hash_rate: f64,
-    ) -> Self {
-        let stage = Stage::Closed;
-        let (generation, current, tip_seen) = (0, None, None);
-        Self { user, host, port, extranonce_size, hash_rate, stage, generation, current, tip_seen }
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            options,
+            stage: Stage::Closed,
+            channels: ClientChannels::default(),
+            miners: Vec::new(),
+            by_channel: HashMap::new(),
+            generation: 0,
+            tip_seen: None,
+            extensions_request: 0,
+            names_workers: false,
+        }
     }
 
     /// The connection stands: says hello.
     pub(crate) fn opened(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
         self.stage = Stage::SettingUp;
-        self.current = None;
-        let standard = self.extranonce_size.is_none();
+        self.channels = ClientChannels::default();
+        self.miners = self.options.users.iter().map(|_| Miner::default()).collect();
+        self.by_channel.clear();
+        self.names_workers = false;
         out.send(
             peer,
             &SetupConnection {
                 protocol: PROTOCOL_MINING,
                 min_version: PROTOCOL_VERSION,
                 max_version: PROTOCOL_VERSION,
-                flags: if standard { REQUIRES_STANDARD_JOBS } else { 0 },
-                endpoint_host: Str0255::cut(&self.host),
-                endpoint_port: self.port,
+                flags: if self.options.standard_jobs { REQUIRES_STANDARD_JOBS } else { 0 },
+                endpoint_host: Str0255::cut(&self.options.host),
+                endpoint_port: self.options.port,
                 vendor: Str0255::cut("adit"),
                 hardware_version: Str0255::cut("adit-mining-device"),
                 firmware: Str0255::cut(env!("CARGO_PKG_VERSION")),
@@ -85,16 +128,16 @@ impl Sv2 {
         out: &mut Outbox<Effect>,
         news: &mut Vec<News>,
     ) {
-        // An extension that was never asked for is none of a device's business (spec 3.4.1).
-        if header.extension_type != 0 {
-            return;
-        }
-        let outcome = match self.stage {
-            Stage::Closed => Ok(()),
-            Stage::SettingUp => self.set_up(header, payload, peer, out),
-            Stage::Opening | Stage::Open(_) if is_common(header) => self.common(header, payload),
-            Stage::Opening => self.opening(header, payload, news),
-            Stage::Open(_) => self.mining(header, payload, now, news),
+        let outcome = match (self.stage, header.extension_type) {
+            (Stage::Closed, _) => Ok(()),
+            (Stage::SettingUp, 0) => self.set_up(header, payload, peer, now, out),
+            (_, 0) if is_common(header) => self.common(header, payload, peer, out, news),
+            (_, 0) => self.mining(header, payload, now, news),
+            (_, EXTENSIONS_NEGOTIATION) if self.options.worker_tlv => {
+                self.extensions(header, payload, peer, out, news)
+            }
+            // An extension that was never asked for is none of a device's business (spec 3.4.1).
+            _ => Ok(()),
         };
         if let Err(reason) = outcome {
             self.stage = Stage::Closed;
@@ -102,21 +145,40 @@ impl Sv2 {
         }
     }
 
-    /// Sends the share, if its job still is the current one.
-    pub(crate) fn found(&mut self, found: &Found, peer: PeerId, out: &mut Outbox<Effect>) -> bool {
-        let (Stage::Open(channel), Some((job_id, _))) = (&mut self.stage, self.current) else {
+    /// Time passes.
+    pub(crate) fn tick(&mut self, peer: PeerId, now: Now, out: &mut Outbox<Effect>) {
+        if let Stage::Negotiating(since) = self.stage
+            && now.instant.saturating_duration_since(since.instant) >= NEGOTIATION_TIME
+        {
+            tracing::info!("the server does not negotiate extensions");
+            self.open_channels(peer, out);
+        }
+    }
+
+    /// Sends the share of one of the miners, if its job still is the current one.
+    pub(crate) fn found(
+        &mut self,
+        miner: usize,
+        found: &Found,
+        peer: PeerId,
+        out: &mut Outbox<Effect>,
+    ) -> bool {
+        let Some(Miner {
+            channel: Some(channel_id), generation, current: Some((job_id, _)), ..
+        }) = self.miners.get(miner)
+        else {
             return false;
         };
-        if found.generation != self.generation || channel.work_on(job_id).is_none() {
+        let (channel_id, job_id) = (*channel_id, *job_id);
+        let Some(channel) = self.channels.get_mut(channel_id) else { return false };
+        if found.generation != *generation || channel.work_on(job_id).is_none() {
             return false;
         }
-        let channel_id = channel.id();
         let sequence_number = channel.next_sequence_number();
         let Found { nonce, ntime, version, ref extranonce, .. } = *found;
-        match (self.extranonce_size, B032::new(extranonce)) {
-            (Some(_), Ok(extranonce)) => out.send(
-                peer,
-                &SubmitSharesExtended {
+        match (channel.kind(), B032::new(extranonce)) {
+            (ChannelKind::Extended, Ok(extranonce)) => {
+                let share = SubmitSharesExtended {
                     channel_id,
                     sequence_number,
                     job_id,
@@ -124,8 +186,13 @@ impl Sv2 {
                     ntime,
                     version,
                     extranonce,
-                },
-            ),
+                };
+                let worker = worker(&self.options.users[miner]);
+                match Tlv::user_identity(worker.as_bytes()) {
+                    Ok(tlv) if self.names_workers => out.send_tlv(peer, &share, &[tlv]),
+                    _ => out.send(peer, &share),
+                }
+            }
             _ => out.send(
                 peer,
                 &SubmitSharesStandard {
@@ -143,7 +210,8 @@ impl Sv2 {
 
     /// Says that it is going.
     pub(crate) fn leave(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
-        if let Stage::Open(channel) = std::mem::replace(&mut self.stage, Stage::Closed) {
+        self.stage = Stage::Closed;
+        for channel in std::mem::take(&mut self.channels).iter() {
             let reason_code = Str0255::cut("client-shutdown");
             out.send(peer, &CloseChannel { channel_id: channel.id(), reason_code });
         }
@@ -154,15 +222,21 @@ impl Sv2 {
         header: &Header,
         payload: &[u8],
         peer: PeerId,
+        now: Now,
         out: &mut Outbox<Effect>,
     ) -> Result<(), String> {
         match decode_common(header, payload)? {
             Common::SetupConnectionSuccess(success) => {
-                let standard = self.extranonce_size.is_none();
+                let standard = self.options.extranonce_size.is_none();
                 if standard && success.flags & mining::REQUIRES_EXTENDED_CHANNELS != 0 {
                     return Err("the server opens no standard channels".into());
                 }
-                self.open_channel(peer, out);
+                if self.options.worker_tlv {
+                    self.stage = Stage::Negotiating(now);
+                    self.request_extensions(peer, out);
+                } else {
+                    self.open_channels(peer, out);
+                }
                 Ok(())
             }
             Common::SetupConnectionError(error) => Err(format!(
@@ -174,61 +248,73 @@ impl Sv2 {
         }
     }
 
-    fn open_channel(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
-        let user_identity = Str0255::cut(&self.user);
-        let (request_id, max_target) = (1, Target::MAX.to_le_bytes());
-        let nominal_hash_rate = self.hash_rate as f32;
-        match self.extranonce_size {
-            Some(min_extranonce_size) => out.send(
-                peer,
-                &OpenExtendedMiningChannel {
-                    request_id,
-                    user_identity,
-                    nominal_hash_rate,
-                    max_target,
-                    min_extranonce_size,
-                },
-            ),
-            None => out.send(
-                peer,
-                &OpenStandardMiningChannel {
-                    request_id,
-                    user_identity,
-                    nominal_hash_rate,
-                    max_target,
-                },
-            ),
+    fn request_extensions(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
+        self.extensions_request = self.extensions_request.wrapping_add(1);
+        let wanted = [WORKER_HASHRATE_TRACKING];
+        if let Ok(requested_extensions) = Seq064K::new(&wanted) {
+            let request_id = self.extensions_request;
+            out.send(peer, &RequestExtensions { request_id, requested_extensions });
         }
-        self.stage = Stage::Opening;
     }
 
-    fn opening(
+    fn extensions(
         &mut self,
         header: &Header,
         payload: &[u8],
+        peer: PeerId,
+        out: &mut Outbox<Effect>,
         news: &mut Vec<News>,
     ) -> Result<(), String> {
-        let channel = match (decode_mining(header, payload)?, self.extranonce_size) {
-            (Mining::OpenStandardMiningChannelSuccess(opened), None) => {
-                ClientChannel::standard(&opened)
+        let (message, _) =
+            Extensions::decode(header, payload).map_err(|error| error.to_string())?;
+        let supported = match message {
+            Extensions::RequestExtensionsSuccess(m) if m.request_id == self.extensions_request => {
+                m.supported_extensions.iter().any(|id| id == WORKER_HASHRATE_TRACKING)
             }
-            (Mining::OpenExtendedMiningChannelSuccess(opened), Some(asked)) => {
-                if opened.extranonce_size < asked {
-                    let granted = opened.extranonce_size;
-                    return Err(format!("{granted} bytes of extranonce granted, {asked} needed"));
-                }
-                ClientChannel::extended(&opened)
+            Extensions::RequestExtensionsError(m) if m.request_id == self.extensions_request => {
+                tracing::info!(answer = %m, "the server does not take workers' names");
+                false
             }
-            (Mining::OpenMiningChannelError(error), _) => {
-                return Err(format!("channel refused: {}", error.error_code.to_clean_string()));
-            }
-            (other, _) => return Err(format!("{} while a channel opens", other.name())),
+            _ => return Ok(()),
         };
-        let channel = channel.map_err(|error| format!("an unusable channel: {error}"))?;
-        news.push(News::ExtranoncePrefix(channel.extranonce_prefix().to_vec()));
-        news.push(News::Difficulty(channel.target().difficulty()));
-        self.stage = Stage::Open(Box::new(channel));
+        self.names_workers = supported;
+        news.push(News::NamesWorkers(supported));
+        if let Stage::Negotiating(_) = self.stage {
+            self.open_channels(peer, out);
+        }
         Ok(())
+    }
+
+    fn open_channels(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
+        self.stage = Stage::Running;
+        let max_target = Target::MAX.to_le_bytes();
+        let nominal_hash_rate = self.options.hash_rate as f32;
+        for (index, (user, miner)) in self.options.users.iter().zip(&mut self.miners).enumerate() {
+            let request_id = FIRST_REQUEST + index as u32;
+            let user_identity = Str0255::cut(user);
+            miner.asked = true;
+            match self.options.extranonce_size {
+                Some(min_extranonce_size) => out.send(
+                    peer,
+                    &OpenExtendedMiningChannel {
+                        request_id,
+                        user_identity,
+                        nominal_hash_rate,
+                        max_target,
+                        min_extranonce_size,
+                    },
+                ),
+                None => out.send(
+                    peer,
+                    &OpenStandardMiningChannel {
+                        request_id,
+                        user_identity,
+                        nominal_hash_rate,
+                        max_target,
+                    },
+                ),
+            }
+        }
     }
 
     fn mining(
@@ -238,56 +324,139 @@ impl Sv2 {
         now: Now,
         news: &mut Vec<News>,
     ) -> Result<(), String> {
-        let Stage::Open(channel) = &mut self.stage else { return Ok(()) };
-        let message = decode_mining(header, payload)?;
-        let unusable =
-            |error: adit_mining::channel::ClientError| format!("{}: {error}", message.name());
-        let ours = |channel_id: u32| channel.is_addressed_by(channel_id);
+        let (message, _) = Mining::decode(header, payload).map_err(|error| error.to_string())?;
         match &message {
-            Mining::NewMiningJob(job) if ours(job.channel_id) => {
-                channel.new_mining_job(job).map_err(unusable)?;
+            Mining::OpenStandardMiningChannelSuccess(opened) => {
+                self.channel_opened(opened.request_id, ClientChannel::standard(opened), news)
             }
-            Mining::NewExtendedMiningJob(job) if ours(job.channel_id) => {
-                channel.new_extended_mining_job(job).map_err(unusable)?;
+            Mining::OpenExtendedMiningChannelSuccess(opened) => {
+                let (granted, asked) =
+                    (opened.extranonce_size, self.options.extranonce_size.unwrap_or(0));
+                if granted < asked {
+                    return Err(format!("{granted} bytes of extranonce granted, {asked} needed"));
+                }
+                self.channel_opened(opened.request_id, ClientChannel::extended(opened), news)
             }
-            Mining::SetNewPrevHash(tip) if ours(tip.channel_id) => {
-                channel.set_new_prev_hash(tip).map_err(unusable)?;
-                self.tip_seen = Some((tip.prev_hash, now));
+            Mining::OpenMiningChannelError(error) => {
+                let miner = self.asked(error.request_id)?;
+                self.miners[miner].asked = false;
+                self.trouble(
+                    format!("channel refused: {}", error.error_code.to_clean_string()),
+                    news,
+                )
             }
-            Mining::SetTarget(target) if ours(target.channel_id) => {
-                channel.set_target(target).map_err(unusable)?;
-                news.push(News::Difficulty(channel.target().difficulty()));
+            Mining::SubmitSharesSuccess(success) => {
+                if self.channels.get(success.channel_id).is_some() {
+                    news.push(News::Accepted(success.new_submits_accepted_count.into()));
+                }
+                Ok(())
             }
-            Mining::SetExtranoncePrefix(prefix) if ours(prefix.channel_id) => {
-                channel.set_extranonce_prefix(prefix).map_err(unusable)?;
-                news.push(News::ExtranoncePrefix(channel.extranonce_prefix().to_vec()));
+            Mining::SubmitSharesError(error) => {
+                if self.channels.get(error.channel_id).is_some() {
+                    news.push(News::Rejected(error.error_code.to_clean_string()));
+                }
+                Ok(())
             }
-            Mining::SetGroupChannel(group)
-                if group.channel_ids.iter().any(|id| id == channel.id()) =>
-            {
-                channel.set_group_channel_id(group.group_channel_id);
-            }
-            Mining::SubmitSharesSuccess(success) if ours(success.channel_id) => {
-                news.push(News::Accepted(success.new_submits_accepted_count.into()));
-            }
-            Mining::SubmitSharesError(error) if ours(error.channel_id) => {
-                news.push(News::Rejected(error.error_code.to_clean_string()));
-            }
-            Mining::CloseChannel(close) if ours(close.channel_id) => {
-                return Err(format!("channel closed: {}", close.reason_code.to_clean_string()));
-            }
-            // For another channel, or nothing that a device waits for.
-            _ => return Ok(()),
+            _ => self.changed(&message, now, news),
         }
-        self.update_work(now, news);
+    }
+
+    /// Whose request it was.
+    fn asked(&self, request_id: u32) -> Result<usize, String> {
+        let index = request_id.wrapping_sub(FIRST_REQUEST) as usize;
+        let asked = self.miners.get(index).is_some_and(|miner| miner.asked);
+        asked.then_some(index).ok_or_else(|| "an answer to no request".to_owned())
+    }
+
+    fn channel_opened(
+        &mut self,
+        request_id: u32,
+        channel: Result<ClientChannel, ClientError>,
+        news: &mut Vec<News>,
+    ) -> Result<(), String> {
+        let index = self.asked(request_id)?;
+        let channel = channel.map_err(|error| format!("an unusable channel: {error}"))?;
+        let kind = match self.options.extranonce_size {
+            Some(_) => ChannelKind::Extended,
+            None => ChannelKind::Standard,
+        };
+        if channel.kind() != kind {
+            return Err("a channel of the wrong kind".into());
+        }
+        let id = channel.id();
+        news.push(News::ExtranoncePrefix(channel.extranonce_prefix().to_vec()));
+        news.push(News::Difficulty(channel.target().difficulty()));
+        if self.channels.insert(channel).is_some() {
+            return Err(format!("a second channel {id}"));
+        }
+        self.by_channel.insert(id, index);
+        self.miners[index] = Miner { channel: Some(id), ..Miner::default() };
+        news.push(News::Channels(self.channels.len()));
         Ok(())
     }
 
-    /// Hands the hashing threads the newest job, if it is not the one that they have.
-    fn update_work(&mut self, now: Now, news: &mut Vec<News>) {
-        let Stage::Open(channel) = &self.stage else { return };
+    /// A message about jobs, tips, targets, prefixes, groups and closing.
+    fn changed(
+        &mut self,
+        message: &Mining<'_>,
+        now: Now,
+        news: &mut Vec<News>,
+    ) -> Result<(), String> {
+        let to_group = addressee(message).is_some_and(|id| self.channels.get(id).is_none());
+        let mut changes = Vec::new();
+        let outcome = self.channels.receive(message, |channel, change| {
+            changes.push((channel.id(), change));
+        });
+        outcome.map_err(|error| format!("{}: {error}", message.name()))?;
+        if to_group && !changes.is_empty() {
+            news.push(News::GroupMessage);
+        }
+        if let (Mining::SetNewPrevHash(tip), false) = (message, changes.is_empty()) {
+            self.tip_seen = Some((tip.prev_hash, now));
+        }
+        let mut closed = false;
+        for (id, change) in changes {
+            let Some(miner) = self.by_channel.get(&id).copied() else { continue };
+            match (change, self.channels.get(id)) {
+                (Change::Job(_) | Change::Tip, _) => self.update_work(miner, now, news),
+                (Change::Target, Some(channel)) => {
+                    news.push(News::Difficulty(channel.target().difficulty()));
+                }
+                (Change::Prefix, Some(channel)) => {
+                    news.push(News::ExtranoncePrefix(channel.extranonce_prefix().to_vec()));
+                }
+                (Change::Closed, _) => {
+                    self.by_channel.remove(&id);
+                    self.miners[miner] = Miner::default();
+                    news.push(News::Work(miner, None));
+                    closed = true;
+                }
+                _ => {}
+            }
+        }
+        if let (Mining::CloseChannel(close), true) = (message, closed) {
+            news.push(News::Channels(self.channels.len()));
+            let reason = format!("channel closed: {}", close.reason_code.to_clean_string());
+            return self.trouble(reason, news);
+        }
+        Ok(())
+    }
+
+    /// A miner has no channel: of no use any more is the connection where none has.
+    fn trouble(&self, reason: String, news: &mut Vec<News>) -> Result<(), String> {
+        if self.miners.iter().all(|miner| miner.channel.is_none() && !miner.asked) {
+            return Err(reason);
+        }
+        news.push(News::Trouble(reason));
+        Ok(())
+    }
+
+    /// Hands the hashing threads a miner's newest job, if it is not the one that they have.
+    fn update_work(&mut self, index: usize, now: Now, news: &mut Vec<News>) {
+        let miner = &mut self.miners[index];
+        let Some(channel) = miner.channel.and_then(|id| self.channels.get(id)) else { return };
         let Some(active) = channel.active() else { return };
-        if self.current == Some((active.job_id, active.tip.prev_hash)) {
+        if miner.current == Some((active.job_id, active.tip.prev_hash)) {
             return;
         }
         let tip_age = match self.tip_seen {
@@ -296,41 +465,93 @@ impl Sv2 {
             }
             _ => Duration::ZERO,
         };
-        // The clock of whoever made the job goes on (spec 5.3.11): start no lower than the job says.
-        let ntime =
-            active.min_ntime.max(active.tip.min_ntime.saturating_add(tip_age.as_secs() as u32));
-        let root = match (active.merkle_root, active.job.coinbase()) {
-            (Some(root), _) => Root::Fixed(root),
-            (None, Some(coinbase)) => Root::Rolled {
-                coinbase_prefix: [coinbase.prefix(), active.extranonce_prefix].concat(),
-                extranonce_size: channel.extranonce_size(),
-                coinbase_suffix: coinbase.suffix().to_vec(),
-                merkle_path: active.job.merkle_path().to_vec(),
-            },
-            (None, None) => return,
-        };
+        let Some(root) = root(&active, channel.extranonce_size()) else { return };
         self.generation += 1;
-        self.current = Some((active.job_id, active.tip.prev_hash));
+        miner.generation = self.generation;
+        miner.current = Some((active.job_id, active.tip.prev_hash));
         let rolls = active.job.version_rolling_allowed();
         news.push(News::Difficulty(active.target.difficulty()));
-        news.push(News::Work(Some(Work {
+        let work = Work {
             generation: self.generation,
             version: active.job.version(),
             version_mask: if rolls { adit_mining::job::VERSION_ROLLING_MASK } else { 0 },
             prev_hash: active.tip.prev_hash,
-            ntime,
+            // The clock of whoever made the job goes on (spec 5.3.11): start no lower than the job says.
+            ntime: active
+                .min_ntime
+                .max(active.tip.min_ntime.saturating_add(tip_age.as_secs() as u32)),
             nbits: active.tip.nbits,
             target: active.target,
             root,
-        })));
+        };
+        news.push(News::Work(index, Some(work)));
     }
 
-    fn common(&mut self, header: &Header, payload: &[u8]) -> Result<(), String> {
+    fn common(
+        &mut self,
+        header: &Header,
+        payload: &[u8],
+        peer: PeerId,
+        out: &mut Outbox<Effect>,
+        news: &mut Vec<News>,
+    ) -> Result<(), String> {
         match decode_common(header, payload)? {
-            Common::Reconnect(_) => Err("the server asked to reconnect".into()),
-            Common::ChannelEndpointChanged(_) => Ok(()),
+            Common::Reconnect(reconnect) => {
+                self.stage = Stage::Closed;
+                news.push(News::Reconnect {
+                    host: reconnect.new_host.to_clean_string(),
+                    port: reconnect.new_port,
+                });
+                Ok(())
+            }
+            // What was negotiated is void, and negotiation begins again (spec 3.6.4).
+            Common::ChannelEndpointChanged(changed) => {
+                let ours = self.channels.get(changed.channel_id).is_some();
+                if ours && self.options.worker_tlv {
+                    self.names_workers = false;
+                    news.push(News::NamesWorkers(false));
+                    self.request_extensions(peer, out);
+                }
+                Ok(())
+            }
             other => Err(format!("{} on a connection that is set up", other.name())),
         }
+    }
+}
+
+/// Of the first channel.
+const FIRST_REQUEST: u32 = 1;
+
+/// Where the merkle root comes from.
+fn root(active: &ActiveWork<'_>, extranonce_size: usize) -> Option<Root> {
+    if let Some(root) = active.merkle_root {
+        return Some(Root::Fixed(root));
+    }
+    let coinbase = active.job.coinbase()?;
+    Some(Root::Rolled {
+        coinbase_prefix: [coinbase.prefix(), active.extranonce_prefix].concat(),
+        extranonce_size,
+        coinbase_suffix: coinbase.suffix().to_vec(),
+        merkle_path: active.job.merkle_path().to_vec(),
+    })
+}
+
+/// The worker's name as extension 0x0002 carries it: what follows the account, the whole identity where there is no
+/// account, cut to what fits.
+pub(crate) fn worker(user: &str) -> &str {
+    let name = user.split_once('.').map_or(user, |(_, worker)| worker);
+    let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
+    &name[..ends.take_while(|end| *end <= USER_IDENTITY_LIMIT).last().unwrap_or(0)]
+}
+
+/// The channel or group that a message is for, of those that groups are sent.
+fn addressee(message: &Mining<'_>) -> Option<u32> {
+    match message {
+        Mining::NewExtendedMiningJob(m) => Some(m.channel_id),
+        Mining::SetNewPrevHash(m) => Some(m.channel_id),
+        Mining::SetTarget(m) => Some(m.channel_id),
+        Mining::CloseChannel(m) => Some(m.channel_id),
+        _ => None,
     }
 }
 
@@ -340,8 +561,4 @@ fn is_common(header: &Header) -> bool {
 
 fn decode_common<'p>(header: &Header, payload: &'p [u8]) -> Result<common::Common<'p>, String> {
     Common::decode(header, payload).map(|(message, _)| message).map_err(|error| error.to_string())
-}
-
-fn decode_mining<'p>(header: &Header, payload: &'p [u8]) -> Result<Mining<'p>, String> {
-    Mining::decode(header, payload).map(|(message, _)| message).map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! The command `healthcheck`: asks a running role whether it is ready.
+//! The command `healthcheck`: asks a running role whether it is ready; for programs with a command line of their own.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,10 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_ANSWER: u64 = 64 * 1024;
 
 /// The URL to ask a role that listens as configured.
-pub(crate) fn url_of(listen: SocketAddr) -> anyhow::Result<String> {
+///
+/// # Errors
+/// With port 0 nobody knows where it listens.
+pub fn url_of(listen: SocketAddr) -> anyhow::Result<String> {
     ensure!(listen.port() != 0, "http.listen takes any free port: give the right one with --url");
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -25,7 +28,10 @@ pub(crate) fn url_of(listen: SocketAddr) -> anyhow::Result<String> {
 }
 
 /// Asks; gives the answer's text if it is a yes.
-pub(crate) fn ask(url: &str) -> anyhow::Result<String> {
+///
+/// # Errors
+/// The answer is a no, which the error says, or there is none.
+pub fn ask(url: &str) -> anyhow::Result<String> {
     let rest = url
         .strip_prefix("http://")
         .with_context(|| format!("{url}: expected http://HOST:PORT/PATH"))?;

@@ -10,7 +10,7 @@
 mod cli;
 pub mod config;
 mod context;
-mod healthcheck;
+pub mod healthcheck;
 mod http;
 mod keys;
 mod logs;

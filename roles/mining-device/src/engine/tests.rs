@@ -1,13 +1,16 @@
 use std::net::SocketAddr;
 
 use adit_mining::{BlockHash, Target};
-use adit_sv2::codec::{B032, B064K, Seq0255, Str0255};
+use adit_sv2::codec::{B032, B064K, Seq064K, Seq0255, Str0255};
 use adit_sv2::frame::{Header, encode_frame};
-use adit_sv2::messages::common::{Reconnect, SetupConnectionError, SetupConnectionSuccess};
+use adit_sv2::messages::common::{
+    ChannelEndpointChanged, Reconnect, SetupConnectionError, SetupConnectionSuccess,
+};
+use adit_sv2::messages::extensions::{RequestExtensionsError, RequestExtensionsSuccess};
 use adit_sv2::messages::mining::{
     CloseChannel, NewExtendedMiningJob, NewMiningJob, OpenExtendedMiningChannelSuccess,
-    OpenMiningChannelError, OpenStandardMiningChannelSuccess, SetExtranoncePrefix, SetNewPrevHash,
-    SetTarget, SubmitSharesError, SubmitSharesSuccess,
+    OpenMiningChannelError, OpenStandardMiningChannelSuccess, SetExtranoncePrefix, SetGroupChannel,
+    SetNewPrevHash, SetTarget, SubmitSharesError, SubmitSharesExtended, SubmitSharesSuccess,
 };
 use adit_sv2::messages::{AnyMessage, Message};
 use adit_transport::Delivery;
@@ -104,6 +107,23 @@ impl Bench {
         }
     }
 
+    /// Opens extended channels 5, 6, ... in group 9 for the first `count` requests.
+    fn open_many(&mut self, count: u32) {
+        self.receive(&SetupConnectionSuccess { used_version: 2, flags: 0 });
+        (1..=count).for_each(|request_id| self.grant(request_id, 4 + request_id));
+    }
+
+    fn grant(&mut self, request_id: u32, channel_id: u32) {
+        self.receive(&OpenExtendedMiningChannelSuccess {
+            request_id,
+            channel_id,
+            target: Target::from_expected_hashes(1000.0).to_le_bytes(),
+            extranonce_size: 4,
+            extranonce_prefix: B032::new(&[1, 2, 3, channel_id as u8]).unwrap(),
+            group_channel_id: 99,
+        });
+    }
+
     fn extended_job(&mut self, channel_id: u32, job_id: u32, min_ntime: Option<u32>) {
         self.receive(&NewExtendedMiningJob {
             channel_id,
@@ -123,8 +143,12 @@ impl Bench {
     }
 
     fn find(&mut self, work: &Work, extranonce: &[u8]) {
+        self.find_on(0, work, extranonce);
+    }
+
+    fn find_on(&mut self, miner: usize, work: &Work, extranonce: &[u8]) {
         let found = Found {
-            miner: 0,
+            miner,
             generation: work.generation,
             nonce: 11,
             ntime: work.ntime,
@@ -252,19 +276,17 @@ fn refusals_and_rejects_are_told_and_with_strict_they_end_the_run() {
     let reject =
         SubmitSharesError { channel_id: 5, sequence_number: 0, error_code: code(b"stale-share") };
     let closed = CloseChannel { channel_id: 5, reason_code: code(b"bye") };
-    let reconnect = Reconnect { new_host: code(b""), new_port: 0 };
-
     let outcome = |flags: &[&str], drive: &dyn Fn(&mut Bench)| {
         let mut bench = Bench::new(flags);
         drive(&mut bench);
         let finished = bench.effects().into_iter().find_map(|effect| match effect {
             Effect::Finished(outcome) => Some((outcome.ok, outcome.reason)),
-            Effect::Work(..) => None,
+            Effect::Work(..) | Effect::Redirect { .. } => None,
         });
         (finished, bench)
     };
     type Drive<'a> = &'a dyn Fn(&mut Bench);
-    let cases: [(&str, Drive<'_>); 6] = [
+    let cases: [(&str, Drive<'_>); 5] = [
         ("upstream lost: connection refused: unsupported-protocol (flags 0x0)", &|b| {
             b.receive(&refused)
         }),
@@ -279,10 +301,6 @@ fn refusals_and_rejects_are_told_and_with_strict_they_end_the_run() {
         ("upstream lost: channel closed: bye", &|b| {
             b.open(true);
             b.receive(&closed);
-        }),
-        ("upstream lost: the server asked to reconnect", &|b| {
-            b.open(true);
-            b.receive(&reconnect);
         }),
         ("upstream lost: gone", &|b| b.event(Event::Closed("gone"))),
     ];
@@ -306,4 +324,222 @@ fn an_inconsistent_server_is_left() {
     // What the old connection still has to say does not reach the next one.
     bench.extended_job(5, 1, None);
     assert_eq!(bench.said(), Vec::<String>::new());
+}
+
+#[test]
+fn a_group_s_job_is_work_for_each_of_its_channels() {
+    let mut bench = Bench::new(&["--channels", "3"]);
+    bench.open_many(2);
+    let said = bench.said();
+    assert_eq!(said.len(), 4, "hello and three requests: {said:#?}");
+    for (number, line) in said[1..].iter().enumerate() {
+        assert!(line.contains(&format!("user_identity: \"a.b-{}\"", number + 1)), "{line}");
+    }
+    assert_eq!((bench.device.miners(), bench.device.mining()), (3, 0));
+    bench.extended_job(99, 1, None);
+    bench.tip(99, 1);
+    let effects = bench.effects();
+    let [Effect::Work(0, Some(first)), Effect::Work(1, Some(second))] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    let prefix = |work: &Work| match &work.root {
+        Root::Rolled { coinbase_prefix, .. } => {
+            coinbase_prefix[coinbase_prefix.len() - 4..].to_vec()
+        }
+        Root::Fixed(_) => panic!("a standard job"),
+    };
+    assert_eq!((prefix(first), prefix(second)), (vec![1, 2, 3, 5], vec![1, 2, 3, 6]));
+    bench.find_on(1, second, &[0; 4]);
+    bench.find_on(1, first, &[0; 4]); // of another miner
+    bench.find_on(2, second, &[0; 4]); // has no channel yet
+    let said = bench.said();
+    assert_eq!(said.len(), 1);
+    assert!(
+        said[0].starts_with("SubmitSharesExtended { channel_id: 6, sequence_number: 0, job_id: 1")
+    );
+
+    // Another group: its messages are those of the channel that went over.
+    let ids = [6];
+    let channel_ids = Seq064K::new(&ids).unwrap();
+    bench.receive(&SetGroupChannel { group_channel_id: 77, channel_ids });
+    bench.extended_job(77, 2, Some(1_700_000_001));
+    assert!(matches!(&bench.effects()[..], [Effect::Work(1, Some(_))]));
+
+    // One closes and the other goes on; with the last the connection is of no use.
+    let close = |channel_id| CloseChannel { channel_id, reason_code: Str0255::cut("bye") };
+    bench.receive(&close(77));
+    assert_eq!(bench.effects(), [Effect::Work(1, None)]);
+    let report = bench.device.report(0, bench.now.instant);
+    let connection = &report.connections[0];
+    assert_eq!((connection.channels, connection.group_messages), (1, 4));
+    assert_eq!((&*connection.state, bench.device.mining()), ("mining", 1));
+    // Its answer is still to come, so the connection is.
+    bench.receive(&close(5));
+    assert!(bench.said().is_empty());
+    bench.receive(&OpenMiningChannelError { request_id: 3, error_code: Str0255::cut("full") });
+    assert_eq!(bench.said(), ["close: of no use to the miner"]);
+}
+
+#[test]
+fn an_answer_to_no_request_is_an_inconsistency() {
+    for (request_id, channel_id) in [(2, 5), (0, 5), (1, 5)] {
+        let mut bench = Bench::new(&[]);
+        bench.open_many(1);
+        bench.said();
+        bench.grant(request_id, channel_id);
+        assert_eq!(bench.said(), ["close: of no use to the miner"], "{request_id}");
+    }
+}
+
+#[test]
+fn a_channel_that_is_gone_ends_a_strict_run() {
+    let mut bench = Bench::new(&["--channels", "2", "--strict"]);
+    bench.open_many(2);
+    bench.receive(&CloseChannel { channel_id: 5, reason_code: Str0255::cut("bye") });
+    let reason = "channel closed: bye".to_owned();
+    assert!(bench.effects().contains(&Effect::Finished(Outcome { ok: false, reason })));
+}
+
+#[test]
+fn standard_channels_may_take_group_jobs() {
+    let mut bench = Bench::new(&["--mode", "sv2-standard", "--group-jobs"]);
+    assert!(bench.said()[0].contains("flags: 0,"));
+    bench.open(false);
+    bench.extended_job(9, 1, None);
+    bench.tip(9, 1);
+    assert!(matches!(bench.work().root, Root::Fixed(_)));
+}
+
+/// Sent on its way even with `--strict`: it is no loss.
+#[test]
+fn reconnect_goes_where_the_server_says() {
+    for (host, port, expected) in [
+        ("", 0, (None, None)),
+        ("pool-2.example", 4444, (Some("pool-2.example".into()), Some(4444))),
+        ("10.0.0.2", 0, (Some("10.0.0.2".into()), None)),
+        ("no host/at all", 7, (None, Some(7))),
+    ] {
+        let mut bench = Bench::new(&["--strict"]);
+        bench.open(true);
+        bench.extended_job(5, 1, None);
+        bench.tip(5, 1);
+        let work = bench.work();
+        bench.said();
+        bench.receive(&Reconnect { new_host: Str0255::cut(host), new_port: port });
+        assert_eq!(bench.said(), ["close: the server asked to reconnect"]);
+        let (host, port) = expected;
+        assert_eq!(
+            bench.effects(),
+            [Effect::Work(0, None), Effect::Redirect { connection: 0, host, port }]
+        );
+        bench.find(&work, &[0; 4]);
+        assert!(bench.said().is_empty(), "nothing more is sent on the old connection");
+        // The next connection begins anew.
+        bench.event(Event::Opened { remote: "127.0.0.1:1".parse().unwrap() });
+        assert!(bench.said()[0].starts_with("SetupConnection"));
+        assert_eq!(bench.device.report(0, bench.now.instant).connections[0].reconnects, 1);
+    }
+}
+
+/// The bytes of what was said last, behind the frame's header.
+fn last_payload(bench: &mut Bench) -> Vec<u8> {
+    let mut last = Vec::new();
+    bench.out.deliver(|delivery| {
+        if let Delivery::Bytes(_, bytes) = delivery {
+            last = bytes[Header::LEN..].to_vec();
+        }
+    });
+    last
+}
+
+#[test]
+fn shares_name_their_worker_where_that_was_negotiated() {
+    let mut bench = Bench::new(&["--worker-tlv"]);
+    bench.said();
+    bench.receive(&SetupConnectionSuccess { used_version: 2, flags: 0 });
+    assert_eq!(bench.said(), ["RequestExtensions { request_id: 1, requested_extensions: [2] }"]);
+    let supported = [2];
+    let supported_extensions = Seq064K::new(&supported).unwrap();
+    bench.receive(&RequestExtensionsSuccess { request_id: 7, supported_extensions });
+    assert!(bench.said().is_empty(), "an answer to something else");
+    bench.receive(&RequestExtensionsSuccess { request_id: 1, supported_extensions });
+    assert!(bench.said()[0].starts_with("OpenExtendedMiningChannel"));
+    bench.grant(1, 5);
+    bench.extended_job(5, 1, None);
+    bench.tip(5, 1);
+    let work = bench.work();
+    let tlv = [2, 0, 1, 1, 0, b'b'];
+    let share = |bench: &mut Bench| {
+        bench.find(&work, &[0; 4]);
+        last_payload(bench)
+    };
+    let payload = share(&mut bench);
+    assert!(payload.ends_with(&tlv), "{payload:?}");
+    let (_, tlvs) = SubmitSharesExtended::decode(&payload).unwrap();
+    assert_eq!(tlvs.user_identity(), Ok(Some(&b"b"[..])));
+
+    // Void until it is negotiated again.
+    bench.receive(&ChannelEndpointChanged { channel_id: 77 });
+    assert!(bench.said().is_empty(), "not ours");
+    bench.receive(&ChannelEndpointChanged { channel_id: 5 });
+    assert_eq!(bench.said(), ["RequestExtensions { request_id: 2, requested_extensions: [2] }"]);
+    assert!(!share(&mut bench).ends_with(&tlv));
+    bench.receive(&RequestExtensionsSuccess { request_id: 2, supported_extensions });
+    assert!(bench.said().is_empty(), "the channel stays open");
+    assert!(share(&mut bench).ends_with(&tlv));
+    assert!(bench.device.report(0, bench.now.instant).connections[0].names_workers);
+}
+
+#[test]
+fn without_the_extension_it_goes_on() {
+    let unsupported = [2];
+    let unsupported_extensions = Seq064K::new(&unsupported).unwrap();
+    let required_extensions = Seq064K::default();
+    let error =
+        RequestExtensionsError { request_id: 1, unsupported_extensions, required_extensions };
+    for silent in [false, true] {
+        let mut bench = Bench::new(&["--worker-tlv"]);
+        bench.receive(&SetupConnectionSuccess { used_version: 2, flags: 0 });
+        bench.said();
+        if silent {
+            for seconds in [1, 3] {
+                assert!(bench.said().is_empty());
+                let now = bench.now.later(std::time::Duration::from_secs(seconds));
+                bench.device.tick(now, &mut bench.out);
+            }
+        } else {
+            bench.receive(&error);
+        }
+        assert!(bench.said()[0].starts_with("OpenExtendedMiningChannel"), "silent: {silent}");
+        bench.device.tick(bench.now, &mut bench.out);
+        bench.grant(1, 5);
+        bench.extended_job(5, 1, None);
+        bench.tip(5, 1);
+        let work = bench.work();
+        bench.said();
+        bench.find(&work, &[0; 4]);
+        let payload = last_payload(&mut bench);
+        assert!(SubmitSharesExtended::decode(&payload).unwrap().1.is_empty());
+    }
+    // Nobody asked: whatever comes is ignored.
+    let mut bench = Bench::new(&[]);
+    bench.open(true);
+    bench.said();
+    bench.receive(&error);
+    bench.receive(&ChannelEndpointChanged { channel_id: 5 });
+    assert!(bench.said().is_empty());
+}
+
+#[test]
+fn workers_names_fit() {
+    for (user, name) in [
+        ("alice.rig1", "rig1"),
+        ("alice.rack.2", "rack.2"),
+        ("alice", "alice"),
+        ("", ""),
+        ("a.0123456789abcdef0123456789abcdeXYZ", "0123456789abcdef0123456789abcdeX"),
+        ("a.0123456789abcdef0123456789abcdeäZ", "0123456789abcdef0123456789abcde"),
+    ] {
+        assert_eq!(sv2::worker(user), name);
+    }
 }
