@@ -1,0 +1,182 @@
+//! Who found a block: read from what the roles say about their blocks and from the extranonce in the coinbase.
+
+use serde_json::Value;
+
+use crate::coinbase::unhex;
+use crate::config::{Kind, NODE};
+use crate::index::BlockSummary;
+use crate::topology::Topology;
+use crate::world::{World, list, text};
+
+#[cfg(test)]
+mod tests;
+
+/// Who found a block, as far as is known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FoundBy {
+    /// Names of the roles on its way, the one next to the node first. Empty: nobody that is known here.
+    pub path: Vec<String>,
+    /// Account and worker, as the miner named itself.
+    pub worker: Option<String>,
+    /// The block's transactions were chosen by the miner's side.
+    pub declared: bool,
+    /// How much is known: grows, so that a later look with less at hand takes nothing away.
+    rank: u8,
+}
+
+impl FoundBy {
+    /// Whether anybody is known.
+    pub fn is_known(&self) -> bool {
+        self.rank > 0
+    }
+}
+
+/// Everything that a block can be recognised by.
+#[derive(Debug, Default)]
+pub struct Signs {
+    prefixes: Vec<Prefix>,
+    records: Vec<Record>,
+}
+
+/// A start of an extranonce that was given to somebody.
+#[derive(Debug)]
+struct Prefix {
+    bytes: Vec<u8>,
+    role: usize,
+    worker: String,
+}
+
+/// A block that a role says it found.
+#[derive(Debug)]
+struct Record {
+    hash: String,
+    role: usize,
+    worker: String,
+    declared: bool,
+}
+
+impl Signs {
+    /// Collects them from what the roles say.
+    pub fn of(world: &World) -> Self {
+        let mut signs = Self::default();
+        for (role, view) in world.roles.iter().enumerate() {
+            let state = view.state();
+            match view.kind() {
+                Kind::Pool | Kind::Jdc => {
+                    for block in list(&state["blocks"]) {
+                        signs.records.push(Record {
+                            hash: text(&block["hash"]).to_owned(),
+                            role,
+                            worker: worker_of(block),
+                            declared: view.kind() == Kind::Jdc || is_declared(block),
+                        });
+                    }
+                    for channel in channels(state) {
+                        signs.prefix(
+                            role,
+                            text(&channel["extranonce_prefix"]),
+                            "",
+                            &worker_of(channel),
+                        );
+                    }
+                }
+                Kind::Translator => {
+                    for miner in list(&state["miners"]) {
+                        let prefix = text(&miner["channel"]["extranonce_prefix"]);
+                        let own = text(&miner["extranonce1"]);
+                        signs.prefix(role, prefix, own, &worker_of(miner));
+                    }
+                }
+                Kind::MiningDevice => {
+                    for connection in list(&state["connections"]) {
+                        for prefix in list(&connection["extranonce_prefixes"]) {
+                            signs.prefix(role, text(prefix), "", &worker_of(connection));
+                        }
+                    }
+                }
+                Kind::TemplateProvider | Kind::Jds => {}
+            }
+        }
+        signs
+    }
+
+    fn prefix(&mut self, role: usize, start: &str, more: &str, worker: &str) {
+        let bytes = unhex(&format!("{start}{more}")).unwrap_or_default();
+        if !bytes.is_empty() {
+            self.prefixes.push(Prefix { bytes, role, worker: worker.to_owned() });
+        }
+    }
+
+    /// What they say of a block.
+    pub fn judge(&self, block: &BlockSummary, world: &World, topology: &Topology) -> FoundBy {
+        let records: Vec<&Record> = self.records.iter().filter(|r| r.hash == block.hash).collect();
+        // The record nearest to the miner says most: a JDC's before its pool's.
+        let record = records.iter().max_by_key(|record| world.roles[record.role].kind());
+        let extranonce = block.coinbase.extranonce();
+        // Of equally long ones the role nearest to the miner, which is the last kind.
+        let matching = self.prefixes.iter().filter(|prefix| extranonce.starts_with(&prefix.bytes));
+        let leaf = matching.max_by_key(|p| (p.bytes.len(), world.roles[p.role].kind()));
+        // A prefix alone proves nothing: other pools give out the same small numbers. It says who, once a role that
+        // watches its blocks says it was here.
+        let Some(record) = record else { return FoundBy::default() };
+        let below =
+            |leaf: &&Prefix| leaf.role == record.role || topology.is_below(leaf.role, record.role);
+        let leaf = leaf.filter(below);
+        let end = leaf.map_or(record.role, |leaf| leaf.role);
+        let mut path = topology.path(end);
+        if path.is_empty() {
+            path.push(world.roles[end].name().to_owned());
+        }
+        path.retain(|name| name != NODE);
+        let worker = leaf.map_or("", |leaf| &leaf.worker);
+        let worker = if worker.is_empty() { &record.worker } else { worker };
+        FoundBy {
+            worker: Some(worker.to_owned()).filter(|worker| !worker.is_empty()),
+            declared: records.iter().any(|record| record.declared),
+            rank: 1 + leaf.map_or(0, |leaf| world.roles[leaf.role].kind() as u8),
+            path,
+        }
+    }
+}
+
+/// Looks at the newest blocks again.
+pub fn attribute<'b>(
+    blocks: impl Iterator<Item = &'b mut BlockSummary>,
+    world: &World,
+    topology: &Topology,
+) -> bool {
+    let signs = Signs::of(world);
+    let mut changed = false;
+    for block in blocks {
+        let found = signs.judge(block, world, topology);
+        if found.rank > block.found_by.rank {
+            block.found_by = found;
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// The channels that a pool or a JDC has with miners.
+pub fn channels(state: &Value) -> &[Value] {
+    let named = ["channels", "downstream_channels", "miners"].map(|key| list(&state[key]));
+    named.into_iter().find(|list| !list.is_empty()).unwrap_or_default()
+}
+
+/// Account and worker in any of the words that roles use.
+pub fn worker_of(value: &Value) -> String {
+    for key in ["identity", "user_identity", "user"] {
+        if let Some(name) = value[key].as_str() {
+            return name.to_owned();
+        }
+    }
+    match (text(&value["account"]), text(&value["worker"])) {
+        (account, "") => account.to_owned(),
+        (account, worker) => format!("{account}.{worker}"),
+    }
+}
+
+fn is_declared(block: &Value) -> bool {
+    ["declared", "custom_job", "custom"].iter().any(|key| block[*key] == Value::Bool(true))
+        || ["custom", "declared"].contains(&text(&block["job"]))
+}

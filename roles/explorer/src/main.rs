@@ -1,0 +1,5 @@
+//! The explorer and dashboard.
+
+fn main() -> std::process::ExitCode {
+    adit_service::main::<adit_explorer::Explorer>()
+}
