@@ -41,6 +41,9 @@ pub struct Config {
     /// `[mining]`
     #[serde(default)]
     pub mining: Mining,
+    /// `[job_declaration]`
+    #[serde(default)]
+    pub job_declaration: JobDeclaration,
     /// `[drain]`
     #[serde(default)]
     pub drain: Drain,
@@ -227,6 +230,9 @@ impl Default for Channels {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mining {
+    /// Whether jobs are sent once to all channels of a connection that have the same extranonce size, and not to each.
+    /// `false` is for clients that do not listen to groups.
+    pub group_channels: bool,
     /// Whether miners may change the version bits of BIP323. If not, clients that need it are refused, and the others
     /// are told so (`REQUIRES_FIXED_VERSION`).
     pub version_rolling: bool,
@@ -242,10 +248,33 @@ const KNOWN_EXTENSIONS: [u16; 1] = [WORKER_HASHRATE_TRACKING];
 impl Default for Mining {
     fn default() -> Self {
         Self {
+            group_channels: false,
             version_rolling: true,
             supported_extensions: KNOWN_EXTENSIONS.to_vec(),
             required_extensions: Vec::new(),
         }
+    }
+}
+
+/// `[job_declaration]`: jobs that miners choose themselves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobDeclaration {
+    /// The authority keys of the Job Declarator Servers whose tokens count. Without any, custom jobs are not taken.
+    #[serde(deserialize_with = "keys")]
+    pub token_keys: Vec<AuthorityPublicKey>,
+    /// Whether jobs count that no Job Declarator Server has looked at, on the word of their coinbase.
+    pub coinbase_only: bool,
+    /// For how long, in seconds, a custom job may build on a block that the pool has not seen yet, or on the one before
+    /// the newest.
+    pub grace_secs: u64,
+    /// Custom jobs of one connection in a minute; each costs a check of a signature.
+    pub max_per_minute: u32,
+}
+
+impl Default for JobDeclaration {
+    fn default() -> Self {
+        Self { token_keys: Vec::new(), coinbase_only: false, grace_secs: 5, max_per_minute: 120 }
     }
 }
 
@@ -350,6 +379,8 @@ impl Config {
         between("channels.open_deadline_secs", self.channels.open_deadline_secs, 1, 86_400)?;
         between("channels.max_workers", self.channels.max_workers, 0, 1 << 24)?;
         between("channels.worker_metrics", self.channels.worker_metrics, 0, 10_000)?;
+        between("job_declaration.grace_secs", self.job_declaration.grace_secs, 0, 60)?;
+        between("job_declaration.max_per_minute", self.job_declaration.max_per_minute, 1, 60_000)?;
         self.check_extensions()?;
         self.check_drain()
     }
@@ -413,6 +444,11 @@ fn optional_key<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<AuthorityPublicKey>, D::Error> {
     String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
+}
+
+fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<AuthorityPublicKey>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The pool as a program: the engine between sockets, the store and the pages about it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, EXAMPLE, Listen};
 use crate::engine::{Effect, Link, PoolEngine};
 use crate::metrics::{Metrics, Summary};
-use crate::store::{self, Progress, Queue, Store};
+use crate::store::{self, JobOrigin, Progress, Queue, Store};
 
 /// The role, for the binary and for programs that run a pool inside.
 #[derive(Debug)]
@@ -75,15 +76,20 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let queue = Arc::new(Queue::default());
 
     let engine = PoolEngine::new(&config, metrics.clone(), pending)?;
+    let fan_outs = Arc::new(FanOuts::default());
     let on_effect = {
-        let (queue, metrics) = (queue.clone(), metrics.clone());
+        let (queue, metrics, fan_outs) = (queue.clone(), metrics.clone(), fan_outs.clone());
         move |effect| match effect {
             Effect::Store(record) => {
                 if !queue.push(record) {
                     metrics.reject_not_stored();
                 }
             }
-            Effect::FannedOut(since) => metrics.fanned_out(since.elapsed()),
+            Effect::FannedOut(since) => {
+                let took = since.elapsed();
+                metrics.fanned_out(took);
+                fan_outs.add(took);
+            }
         }
     };
     let mut drain = unix::signal(unix::SignalKind::user_defined1())?;
@@ -106,7 +112,8 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let payout = config.payout()?.describe(config.network.into());
     tracing::info!(payout, authority_key = %server.authority(), "miners connect with this authority key");
     cx.listening("miners", listener.local_addr()?);
-    set_status(&cx, &hub, &store, payout, server.authority().to_string());
+    let about = About { payout, authority_key: server.authority().to_string(), fan_outs };
+    set_status(&cx, &hub, &store, about);
 
     // Ends after `cx.shutdown` where miners are sent elsewhere first.
     let serving = CancellationToken::new();
@@ -255,21 +262,43 @@ async fn watch(hub: Hub<PoolEngine>, metrics: Metrics, cx: Context) {
     }
 }
 
-fn set_status(
-    cx: &Context,
-    hub: &Hub<PoolEngine>,
-    store: &Arc<Store>,
+/// What `/status` says beside what engine and store know.
+struct About {
     payout: String,
     authority_key: String,
-) {
+    fan_outs: Arc<FanOuts>,
+}
+
+/// New previous hashes on their way to the miners.
+#[derive(Debug, Default)]
+struct FanOuts {
+    count: AtomicU64,
+    last_us: AtomicU64,
+}
+
+impl FanOuts {
+    fn add(&self, took: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.last_us.store(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn status(&self) -> Value {
+        let count = self.count.load(Ordering::Relaxed);
+        let last_ms = self.last_us.load(Ordering::Relaxed) as f64 / 1_000.0;
+        json!({ "count": count, "last_ms": (count > 0).then_some(last_ms) })
+    }
+}
+
+fn set_status(cx: &Context, hub: &Hub<PoolEngine>, store: &Arc<Store>, about: About) {
     // The pages may outlive the pool, whose file must be free by then.
     let (hub, store) = (hub.clone(), Arc::downgrade(store));
     let totals = Mutex::new((tokio::time::Instant::now(), None));
     cx.set_status(move || {
         let mut state = hub.try_with(|engine, now, _| engine.status(now)).unwrap_or(Value::Null);
         if let Value::Object(state) = &mut state {
-            state.insert("payout".to_owned(), payout.clone().into());
-            state.insert("authority_key".to_owned(), authority_key.clone().into());
+            state.insert("payout".to_owned(), about.payout.clone().into());
+            state.insert("authority_key".to_owned(), about.authority_key.clone().into());
+            state.insert("job_fan_out".to_owned(), about.fan_outs.status());
             if let Some(store) = store.upgrade() {
                 state.insert("work".to_owned(), cached_totals(&store, lock(&totals)));
                 state.insert("blocks".to_owned(), blocks(&store));
@@ -306,12 +335,13 @@ fn blocks(store: &Store) -> Value {
             "hash": block.display_hash(),
             "height": block.height,
             "state": block.state,
+            "job": block.job,
             "found_unix_ms": block.found_unix_ms,
             "account": block.account,
             "worker": block.worker,
             "channel_id": block.channel_id,
             "extranonce_prefix": block.extranonce_prefix.iter().map(|b| format!("{b:02x}")).collect::<String>(),
-            "template_id": block.template_id,
+            "template_id": (block.job == JobOrigin::Template).then_some(block.template_id),
         })
     });
     blocks.collect()

@@ -5,6 +5,7 @@
 
 mod blocks;
 mod channel;
+mod custom;
 mod downstream;
 mod drain;
 mod open;
@@ -20,7 +21,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use adit_mining::{ExtranonceAllocator, JobFactory, Payouts};
+use adit_mining::{ExtranonceAllocator, Grouping, JobFactory, Payouts};
 use adit_service::ConfigError;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
@@ -31,6 +32,7 @@ use crate::store::{FoundBlock, Record};
 pub use status::Readiness;
 
 use blocks::Solutions;
+use custom::Declarations;
 use downstream::Miner;
 use drain::{Destination, Draining};
 use setup::Offer;
@@ -79,6 +81,8 @@ struct Core {
     bench: Bench,
     ledger: Ledger,
     solutions: Solutions,
+    /// None where custom jobs are not taken.
+    declarations: Option<Declarations>,
     /// By index, as the store knows them.
     provider_names: Vec<String>,
     /// Channels that are open or wait for a first template.
@@ -101,6 +105,7 @@ struct Settings {
     max_workers: u32,
     worker_metrics: usize,
     open_deadline: Duration,
+    grouping: Grouping,
     offer: Offer,
     destination: Destination,
     output_size: u32,
@@ -142,9 +147,13 @@ impl PoolEngine {
             max_workers: config.channels.max_workers,
             worker_metrics: config.channels.worker_metrics as usize,
             open_deadline: Duration::from_secs(config.channels.open_deadline_secs),
+            grouping: match config.mining.group_channels {
+                true => Grouping::Broadcast,
+                false => Grouping::Named,
+            },
             offer: Offer {
                 version_rolling: config.mining.version_rolling,
-                work_selection: false,
+                work_selection: !config.job_declaration.token_keys.is_empty(),
                 supported_extensions: config.mining.supported_extensions.clone(),
                 required_extensions: config.mining.required_extensions.clone(),
             },
@@ -152,6 +161,8 @@ impl PoolEngine {
             output_size: payouts.serialized_len() as u32,
             output_sigops: payout.sigops(),
         };
+        let scripts = payouts.scripts().map(<[u8]>::to_vec).collect();
+        let declarations = Declarations::new(&config.job_declaration, config.network, scripts);
         let providers = config.template_provider.iter().enumerate().map(|(index, provider)| {
             let key = format!("template_provider[{index}].address");
             let url = provider.url().map_err(|message| ConfigError::new(key, message))?;
@@ -175,6 +186,7 @@ impl PoolEngine {
                 }),
                 ledger: Ledger::default(),
                 solutions: Solutions::new(pending),
+                declarations,
                 provider_names: config
                     .template_provider
                     .iter()

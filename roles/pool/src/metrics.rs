@@ -113,6 +113,7 @@ pub struct Metrics {
     worker_hash_rate: Family<[(&'static str, String); 2], FloatGauge>,
     queue_fill: FloatGauge,
     sent_away: Counter,
+    custom_jobs: Family<Label, Counter>,
     templates: Family<Label, Counter>,
 }
 
@@ -152,6 +153,7 @@ impl Default for Metrics {
             worker_hash_rate: Family::default(),
             queue_fill: FloatGauge::default(),
             sent_away: Counter::default(),
+            custom_jobs: Family::default(),
             templates: Family::default(),
         }
     }
@@ -172,12 +174,12 @@ impl Metrics {
         registry.register_with_unit("share_ack", help, Unit::Seconds, self.ack.clone());
         let help = "From a new previous hash's arrival to the last miner that was written to";
         registry.register_with_unit("job_fan_out", help, Unit::Seconds, self.fan_out.clone());
-        for state in ["found", "accepted", "overtaken"] {
+        for state in ["found", "custom", "accepted", "overtaken"] {
             let _ = self.blocks.get_or_create(&[("state", state)]);
         }
         registry.register(
             "blocks",
-            "Blocks found by miners, and what became of them",
+            "Blocks found by miners, those among them on their own jobs, and what became of all",
             self.blocks.clone(),
         );
         registry.register("set_targets", "Changes of a channel's target", self.set_targets.clone());
@@ -219,6 +221,9 @@ impl Metrics {
         registry.register("hashrate", help, self.hash_rate.clone());
         let help = "Estimated hashes per second of the strongest workers, as many as the configuration says";
         registry.register("worker_hashrate", help, self.worker_hash_rate.clone());
+        let _ = self.custom_jobs.get_or_create(&[("result", "accepted")]);
+        let help = "Custom jobs of miners by result: accepted, or why not";
+        registry.register("custom_jobs", help, self.custom_jobs.clone());
         let help = "Connections that were told to go elsewhere";
         registry.register("reconnects_sent", help, self.sent_away.clone());
         for kind in ["future", "new-tip", "newer", "unchanged", "refused"] {
@@ -297,6 +302,10 @@ impl Metrics {
 
     pub(crate) fn template_age(&self, age: Duration) {
         self.template_age.set(age.as_secs_f64());
+    }
+
+    pub(crate) fn custom_job(&self, result: &'static str) {
+        self.custom_jobs.get_or_create(&[("result", result)]).inc();
     }
 
     pub(crate) fn sent_away(&self) {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use record::{BlockState, FoundBlock, Identity, Record, ShareOutcome};
+pub use record::{BlockState, FoundBlock, Identity, JobOrigin, Record, ShareOutcome};
 pub use schema::{Totals, WorkerTotals};
 
 use schema::Batch;

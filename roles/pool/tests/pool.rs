@@ -67,12 +67,21 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
         (&27.into(), &"01000000".into())
     );
     assert_eq!(state["work"]["accepted"], 27);
+    assert_eq!(
+        (&state["workers"][0]["worker"], &state["workers"][0]["accepted"]),
+        (&"rig".into(), &27.into())
+    );
+    assert_eq!(state["job_fan_out"]["count"], 1);
+    assert!(state["job_fan_out"]["last_ms"].as_f64().unwrap() < 1_000.0);
+    assert_eq!(state["custom_jobs"], serde_json::Value::Null);
+    assert_eq!((&state["tip"]["height"], &state["draining"]), (&300.into(), &false.into()));
     assert_eq!(state["work"]["latest"][0]["worker"], "rig");
     let block = &state["blocks"][0];
     assert_eq!(
         (&block["state"], &block["height"], &block["account"]),
         (&"pending".into(), &300.into(), &"alice".into())
     );
+    assert_eq!((&block["job"], &block["template_id"]), (&"template".into(), &1.into()));
 
     let metrics = page(http, "/metrics").await;
     for line in [
@@ -81,6 +90,10 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
         "adit_pool_channels{kind=\"extended\"} 1",
         "adit_pool_blocks_total{state=\"found\"} 1",
         "adit_pool_blocks_total{state=\"accepted\"} 0",
+        "adit_pool_blocks_total{state=\"custom\"} 0",
+        "adit_pool_custom_jobs_total{result=\"accepted\"} 0",
+        "adit_pool_reconnects_sent_total 0",
+        "adit_pool_store_queue_fill_ratios 0.0",
         "adit_pool_job_fan_out_seconds_count 1",
         "adit_pool_unstored_shares 0",
     ] {

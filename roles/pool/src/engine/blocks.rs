@@ -10,9 +10,10 @@ use adit_transport::{Now, Outbox};
 
 use super::channel::Channel;
 use super::upstream::Provider;
+use super::work::Origin;
 use super::{Core, Effect};
 use crate::metrics::Metrics;
-use crate::store::{BlockState, FoundBlock, Identity, Record};
+use crate::store::{BlockState, FoundBlock, Identity, JobOrigin, Record};
 
 /// The protocol has no answer to `SubmitSolution`, so it is repeated; a template provider that has it takes no harm.
 const RESEND_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,6 +24,9 @@ const OVERTAKEN_AFTER: u32 = 6;
 /// Blocks that are submitted again and again. There are more only on a chain whose blocks are easier than shares; then
 /// the oldest are overtaken anyway.
 const MAX_PENDING: usize = 4_096;
+
+/// Where a coinbase without BIP141 fields has its scriptSig: behind version, input count, outpoint and length.
+const SCRIPT_SIG_AT: usize = 4 + 1 + 36 + 1;
 
 /// Blocks whose fate is not known.
 #[derive(Debug)]
@@ -52,11 +56,19 @@ impl Core {
         out: &mut Outbox<Effect>,
     ) {
         let server = &channel.server;
-        let origin = server.job(share.job_id).and_then(|job| self.bench.origin(job.id()));
+        let job = server.job(share.job_id);
+        let origin = job.and_then(|job| match job.template_id() {
+            Some(_) => self.bench.origin(job.id()),
+            None => Some(Origin::custom(job.coinbase()?.prefix().get(SCRIPT_SIG_AT..)?)),
+        });
         let (Some(solution), Some(origin)) = (server.solution(share), origin) else {
             // A job lives on a channel no longer than its origin is kept.
             tracing::error!(identity = %finder, job_id = share.job_id, "block found on a job that is gone");
             return;
+        };
+        let (template_provider, job) = match origin.provider {
+            Some(provider) => (self.provider_names[provider].clone(), JobOrigin::Template),
+            None => (String::new(), JobOrigin::Custom),
         };
         let block = Arc::new(FoundBlock {
             hash: solution.hash.0.to_vec(),
@@ -68,15 +80,19 @@ impl Core {
             worker: finder.worker.clone(),
             channel_id: server.id(),
             extranonce_prefix: server.extranonce_prefix().to_vec(),
-            template_provider: self.provider_names[origin.provider].clone(),
+            job,
+            template_provider,
             template_id: origin.template_id,
             version: solution.header.version,
             header_timestamp: solution.header.ntime,
             header_nonce: solution.header.nonce,
             coinbase_tx: solution.coinbase_tx,
         });
-        tracing::info!(hash = %solution.hash, height = origin.height, identity = %finder, "block found");
+        tracing::info!(hash = %solution.hash, height = origin.height, identity = %finder, ?job, "block found");
         self.metrics.block("found");
+        if job == JobOrigin::Custom {
+            self.metrics.block("custom");
+        }
         out.effect(Effect::Store(Record::Block(block.clone())));
         self.solutions.add(block, Some(now.instant), false);
     }

@@ -9,7 +9,7 @@ use adit_sv2::messages::mining::SetTarget;
 use adit_transport::{Now, Outbox, PeerId};
 
 use super::tally::{Tally, Workers};
-use super::{Core, Effect, work};
+use super::{Core, Effect, custom};
 use crate::store::Identity;
 
 #[derive(Debug)]
@@ -20,10 +20,20 @@ pub(super) struct Channel {
     /// Those of its shares that name their worker.
     pub(super) workers: Workers,
     pub(super) vardiff: Vardiff,
+    /// The newest job that its client brought.
+    pub(super) custom: Option<Box<custom::Current>>,
     /// What the client said last, of what was followed; 0 if nothing.
     nominal_hash_rate: f64,
     /// Arrival of the oldest share that is stored and not acknowledged.
     pub(super) unacknowledged_since: Option<Instant>,
+}
+
+/// Whom a channel's messages go to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub(super) peer: PeerId,
+    /// It does not work on jobs that it brought itself.
+    pub(super) on_our_jobs: bool,
 }
 
 /// A client's new hashrate is followed at once where it differs by this factor from what was followed last.
@@ -46,6 +56,7 @@ impl Channel {
             server,
             tally: Tally::new(identity),
             workers: Workers::default(),
+            custom: None,
             nominal_hash_rate: hash_rate,
             unacknowledged_since: None,
         }
@@ -63,7 +74,7 @@ impl Channel {
     /// About once a second: lets difficulty follow what the channel finds.
     pub(super) fn adjust(
         &mut self,
-        peer: PeerId,
+        client: Client,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
@@ -74,14 +85,14 @@ impl Channel {
         let limits = core.target_limits(self.server.max_target());
         if let Some(target) = self.vardiff.poll(now.instant, &limits) {
             let change = self.server.set_target(target);
-            self.announce(peer, change, core, now, out);
+            self.announce(client, change, core, now, out);
         }
     }
 
     /// The client's `UpdateChannel`, whose values are in range.
     pub(super) fn update(
         &mut self,
-        peer: PeerId,
+        client: Client,
         hash_rate: f64,
         max_target: Target,
         core: &mut Core,
@@ -94,7 +105,7 @@ impl Channel {
             self.vardiff.restart(target, now.instant);
             self.server.set_target(target)
         });
-        self.announce(peer, hinted.or(smaller), core, now, out);
+        self.announce(client, hinted.or(smaller), core, now, out);
     }
 
     /// The hashrate that a client's new number suggests, if it is news. A client that always names twice its hashrate
@@ -114,27 +125,49 @@ impl Channel {
     /// jobs that are active already (spec 5.3.21), and the next one may be minutes away.
     fn announce(
         &mut self,
-        peer: PeerId,
+        client: Client,
         change: Option<SetTarget>,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
         let Some(message) = change else { return };
+        let Client { peer, on_our_jobs } = client;
         out.send(peer, &message);
         core.metrics.set_target();
+        if !on_our_jobs {
+            return; // the client's next job brings it into force
+        }
         let id = core.bench.allocate_id();
-        if let Some(min_ntime) = self.server.renew_job(id, now.unix_secs()) {
-            work::send_job(peer, &self.server, id, Some(min_ntime), out);
+        if self.server.renew_job(id, now.unix_secs()).is_some() {
+            out.say(peer, |bytes| self.server.write_job(id, bytes));
         }
     }
 
     /// Gives back what the channel holds.
     pub(super) fn close(self, core: &mut Core) {
-        core.extranonces.release(self.server.extranonce_prefix());
+        for prefix in self.server.prefixes() {
+            // What no share was found on may be given to the next one at once, if need be.
+            match self.tally.accepted {
+                0 => core.extranonces.release_unused(prefix),
+                _ => core.extranonces.release(prefix),
+            };
+        }
         core.metrics.channel_closed(self.server.kind());
         core.channels -= 1;
         core.workers -= self.workers.len() as u32;
+    }
+}
+
+impl AsRef<ServerChannel> for Channel {
+    fn as_ref(&self) -> &ServerChannel {
+        &self.server
+    }
+}
+
+impl AsMut<ServerChannel> for Channel {
+    fn as_mut(&mut self) -> &mut ServerChannel {
+        &mut self.server
     }
 }
 

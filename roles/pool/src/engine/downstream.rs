@@ -1,22 +1,21 @@
 //! Connections of miners and proxies.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use adit_mining::{Share, Target};
+use adit_mining::{Channels, Grouping, Share, Target};
 use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
 use adit_sv2::messages::DecodeError;
 use adit_sv2::messages::common::SetupConnection;
 use adit_sv2::messages::mining::{
-    CloseChannel, Mining, SetCustomMiningJobError, SubmitSharesExtended, UpdateChannel,
-    UpdateChannelError,
+    CloseChannel, Mining, SubmitSharesExtended, UpdateChannel, UpdateChannelError,
 };
 use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, Tlvs, WORKER_HASHRATE_TRACKING};
 use adit_transport::{Event, Now, Outbox, PeerId};
 
-use super::channel::Channel;
+use super::channel::{Channel, Client};
+use super::custom::Custom;
 use super::open::OpenRequest;
 use super::setup::Session;
 use super::shares::Submission;
@@ -44,12 +43,8 @@ pub(super) struct Miner {
     pub(super) session: Session,
     /// It was told to reconnect elsewhere.
     pub(super) sent_away: bool,
-    /// Channel and group ids share one space (spec 5.2.3).
-    next_id: u32,
-    /// The group that its channels are said to belong to. Jobs are sent to each channel.
-    pub(super) group_channel_id: u32,
-    /// Boxed, since a node of the map has room for eleven.
-    pub(super) channels: BTreeMap<u32, Box<Channel>>,
+    pub(super) channels: Channels<Channel>,
+    pub(super) custom: Custom,
     /// Requests that wait for a first template.
     pub(super) held: Vec<OpenRequest>,
 }
@@ -90,8 +85,12 @@ impl PoolEngine {
             {
                 idle.push(*peer);
             }
-            for channel in miner.channels.values_mut() {
-                channel.adjust(*peer, &mut self.core, now, out);
+            if miner.session.work_selection {
+                miner.expire_custom_jobs(*peer, &mut self.core, now, out);
+            }
+            let client = Client { peer: *peer, on_our_jobs: miner.takes_templates() };
+            for channel in miner.channels.iter_mut() {
+                channel.adjust(client, &mut self.core, now, out);
                 census.hash_rate += channel.hash_rate();
             }
             *match (miner.session.is_set_up(), miner.is_idle()) {
@@ -106,7 +105,7 @@ impl PoolEngine {
 
     /// Forgets workers that are gone for long.
     pub(super) fn sweep_workers(&mut self, now: Now) {
-        for channel in self.miners.values_mut().flat_map(|miner| miner.channels.values_mut()) {
+        for channel in self.miners.values_mut().flat_map(|miner| miner.channels.iter_mut()) {
             channel.workers.sweep(&mut self.core.workers, now.instant);
         }
     }
@@ -131,9 +130,8 @@ impl Miner {
             idle_since: now.instant,
             session: Session::default(),
             sent_away: false,
-            next_id: FIRST_CHANNEL_ID,
-            group_channel_id: FIRST_CHANNEL_ID - 1,
-            channels: BTreeMap::new(),
+            channels: Channels::new(Grouping::None),
+            custom: Custom::default(),
             held: Vec::new(),
         }
     }
@@ -150,7 +148,12 @@ impl Miner {
     ) -> Result<(), &'static str> {
         let offer = &core.settings.offer;
         if !self.session.is_set_up() {
-            return self.session.set_up(peer, self.remote, (header, payload), offer, out);
+            self.session.set_up(peer, self.remote, (header, payload), offer, out)?;
+            self.channels = Channels::new(match self.session.standard_jobs {
+                true => Grouping::None,
+                false => core.settings.grouping,
+            });
+            return Ok(());
         }
         match header.extension_type {
             0 => {}
@@ -189,7 +192,7 @@ impl Miner {
                 self.share(peer, &submission, core, now, out);
             }
             Mining::OpenStandardMiningChannel(m) => {
-                let request = OpenRequest::standard(&m);
+                let request = OpenRequest::standard(&m, self.session.work_selection);
                 self.open(peer, m.request_id, request, core, now, out);
             }
             Mining::OpenExtendedMiningChannel(m) => {
@@ -198,11 +201,7 @@ impl Miner {
             }
             Mining::UpdateChannel(m) => self.update_channel(peer, &m, core, now, out),
             Mining::CloseChannel(m) => self.close_channel(peer, &m, core, now),
-            Mining::SetCustomMiningJob(m) => {
-                let (channel_id, request_id) = (m.channel_id, m.request_id);
-                let error_code = Str0255::cut("jd-not-supported");
-                out.send(peer, &SetCustomMiningJobError { channel_id, request_id, error_code });
-            }
+            Mining::SetCustomMiningJob(m) => self.set_custom_job(peer, &m, core, now, out),
             other => {
                 tracing::debug!(%peer, message = other.name(), "message that only servers send");
                 return Err(reason::UNEXPECTED);
@@ -232,11 +231,14 @@ impl Miner {
         let channel_id = message.channel_id;
         let max_target = Target::from_le_bytes(message.maximum_target);
         let hash_rate = f64::from(message.nominal_hash_rate);
-        let code = match self.channels.get_mut(&channel_id) {
+        let client = Client { peer, on_our_jobs: self.takes_templates() };
+        let code = match self.channels.get_mut(channel_id) {
             None => "invalid-channel-id",
             Some(_) if !OpenRequest::is_hash_rate(hash_rate) => "invalid-nominal-hashrate",
             Some(_) if !core.accepts_max_target(max_target) => "max-target-out-of-range",
-            Some(channel) => return channel.update(peer, hash_rate, max_target, core, now, out),
+            Some(channel) => {
+                return channel.update(client, hash_rate, max_target, core, now, out);
+            }
         };
         out.send(peer, &UpdateChannelError { channel_id, error_code: Str0255::cut(code) });
     }
@@ -252,36 +254,25 @@ impl Miner {
     ) {
         let reason = message.reason_code.to_clean_string();
         tracing::debug!(%peer, channel_id = message.channel_id, reason, "channel closed by the client");
-        if message.channel_id == self.group_channel_id {
-            self.close_channels(core);
-            self.idle_since = now.instant;
-        } else if let Some(channel) = self.channels.remove(&message.channel_id) {
-            channel.close(core);
+        let closed = self.channels.close(message.channel_id);
+        if !closed.is_empty() {
             self.idle_since = now.instant;
         }
+        closed.into_iter().for_each(|channel| channel.close(core));
     }
 
     fn close_channels(&mut self, core: &mut Core) {
         core.channels -= self.held.len() as u32;
         self.held.clear();
-        std::mem::take(&mut self.channels).into_values().for_each(|channel| channel.close(core));
+        self.channels.close_all().for_each(|channel| channel.close(core));
     }
 
     fn is_idle(&self) -> bool {
         self.channels.is_empty() && self.held.is_empty()
     }
 
-    /// An id that no channel or group of this connection has.
-    pub(super) fn allocate_id(&mut self) -> u32 {
-        loop {
-            let id = self.next_id;
-            self.next_id = self.next_id.checked_add(1).unwrap_or(FIRST_CHANNEL_ID);
-            if !self.channels.contains_key(&id) {
-                return id;
-            }
-        }
+    /// Whether it works on our jobs.
+    pub(super) fn takes_templates(&self) -> bool {
+        !self.custom.in_force
     }
 }
-
-/// Behind 0, which clients take for "none", and the group.
-const FIRST_CHANNEL_ID: u32 = 2;

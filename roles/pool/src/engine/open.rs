@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use adit_mining::channel::ChannelOptions;
-use adit_mining::{ChannelKind, ServerChannel, Target};
+use adit_mining::extranonce::MAX_EXTRANONCE_LEN;
+use adit_mining::{ChannelKind, Grouping, ServerChannel, Target};
 use adit_sv2::codec::Str0255;
 use adit_sv2::messages::mining::{
     OpenExtendedMiningChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
@@ -43,7 +44,13 @@ pub(super) struct OpenRequest {
 
 impl OpenRequest {
     /// Checks a request; an error is its code.
-    pub(super) fn standard(message: &OpenStandardMiningChannel<'_>) -> Result<Self, &'static str> {
+    pub(super) fn standard(
+        message: &OpenStandardMiningChannel<'_>,
+        work_selection: bool,
+    ) -> Result<Self, &'static str> {
+        if work_selection {
+            return Err("standard-channels-not-supported-for-custom-work");
+        }
         Self::new(message, ChannelKind::Standard, 0)
     }
 
@@ -170,7 +177,16 @@ impl Miner {
                 return core.refuse_open(peer, request.request_id, code, out);
             }
         };
-        let id = self.allocate_id();
+        let full_size = match request.kind {
+            ChannelKind::Extended => extranonce_prefix.len() + request.extranonce_size,
+            ChannelKind::Standard => self.full_size_of_standard(extranonce_prefix.len()),
+        };
+        let extranonce_prefix = match request.kind {
+            ChannelKind::Extended => extranonce_prefix,
+            ChannelKind::Standard => extranonce_prefix.padded(full_size),
+        };
+        let group_channel_id = self.channels.group_for(full_size);
+        let id = self.channels.allocate_id();
         let target = core.target_for(request.hash_rate, request.max_target);
         let mut server = ServerChannel::new(ChannelOptions {
             id,
@@ -181,7 +197,7 @@ impl Miner {
             max_target: request.max_target,
             max_shares_per_job: MAX_SHARES_PER_JOB,
         });
-        server.set_group_channel_id(self.group_channel_id);
+        server.set_group_channel_id(group_channel_id);
         let target = server.target().to_le_bytes();
         match request.kind {
             ChannelKind::Standard => out.send(
@@ -191,7 +207,7 @@ impl Miner {
                     channel_id: id,
                     target,
                     extranonce_prefix: extranonce_prefix.as_field(),
-                    group_channel_id: self.group_channel_id,
+                    group_channel_id,
                 },
             ),
             ChannelKind::Extended => out.send(
@@ -202,15 +218,26 @@ impl Miner {
                     target,
                     extranonce_size: request.extranonce_size as u16,
                     extranonce_prefix: extranonce_prefix.as_field(),
-                    group_channel_id: self.group_channel_id,
+                    group_channel_id,
                 },
             ),
         }
-        core.bench.send_newest(peer, &mut server, out);
+        if self.takes_templates() {
+            core.bench.send_newest(peer, &mut server, out);
+        }
         tracing::debug!(%peer, id, identity = %request.identity, kind = ?request.kind, "channel opened");
         core.metrics.channel_opened(request.kind);
         let channel = Channel::new(server, request.identity.clone(), request.hash_rate, core, now);
-        self.channels.insert(id, Box::new(channel));
+        self.channels.insert(channel);
+    }
+
+    /// Bytes of a standard channel's whole extranonce: as many as the connection's first group has, so that one job is
+    /// for all of them (spec 5.1.2.1), where jobs are sent to groups.
+    fn full_size_of_standard(&self, least: usize) -> usize {
+        let first =
+            self.channels.groups().first().map_or(least, |group| group.full_extranonce_size);
+        let grouped = self.channels.grouping() == Grouping::Broadcast;
+        if grouped && (least..=MAX_EXTRANONCE_LEN).contains(&first) { first } else { least }
     }
 }
 

@@ -61,7 +61,7 @@ impl Miner {
         let refuse = |refusal, core: &Core, out: &mut _| {
             refuse(peer, *channel_id, share.sequence_number, refusal, &core.metrics, out);
         };
-        let Some(channel) = self.channels.get_mut(channel_id) else {
+        let Some(channel) = self.channels.get_mut(*channel_id) else {
             return refuse(Refusal::Share(ShareError::InvalidChannelId), core, out);
         };
         if core.ledger.unstored.len() >= QUEUE_LIMIT {
@@ -86,7 +86,7 @@ impl Miner {
                 let sequence_number = share.sequence_number;
                 let number =
                     core.ledger.add(peer, *channel_id, sequence_number, accepted.work, now);
-                let outcome = ShareOutcome::Accepted { number, work: accepted.work };
+                let outcome = ShareOutcome::Accepted { number, work: accepted.credit };
                 (channel.credit(worker, &accepted, core, now), outcome)
             }
             Err(rejected) => {
@@ -191,10 +191,8 @@ impl PoolEngine {
             }
             self.core.ledger.unstored.pop_front();
             // Credited on disk even if the channel is gone; then there is nobody to tell.
-            let Some(channel) = self
-                .miners
-                .get_mut(&entry.peer)
-                .and_then(|m| m.channels.get_mut(&entry.channel_id))
+            let Some(channel) =
+                self.miners.get_mut(&entry.peer).and_then(|m| m.channels.get_mut(entry.channel_id))
             else {
                 continue;
             };
@@ -220,7 +218,7 @@ impl PoolEngine {
             }
             self.core.ledger.due.pop_front();
             if let Some(channel) =
-                self.miners.get_mut(&peer).and_then(|m| m.channels.get_mut(&channel_id))
+                self.miners.get_mut(&peer).and_then(|m| m.channels.get_mut(channel_id))
             {
                 acknowledge(peer, channel, &self.core.metrics, now, out);
             }

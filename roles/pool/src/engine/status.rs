@@ -89,7 +89,7 @@ impl PoolEngine {
         let work = self.core.bench.tip().zip(self.core.bench.template());
         let channels = || {
             self.miners.iter().flat_map(|(peer, miner)| {
-                miner.channels.values().map(move |channel| (*peer, miner, &**channel))
+                miner.channels.iter().map(move |channel| (*peer, miner, channel))
             })
         };
         let hash_rate: f64 = channels().map(|(_, _, channel)| channel.hash_rate()).sum();
@@ -115,6 +115,13 @@ impl PoolEngine {
             "channels": shown.map(|(peer, miner, channel)| channel.status(peer, miner, now)).collect::<Vec<_>>(),
             "workers_count": workers_count,
             "workers": strongest.map(|(identity, sum)| sum.status(identity, now)).collect::<Vec<_>>(),
+            "custom_jobs": self.core.declarations.as_ref().map(|rules| {
+                let live = channels().filter_map(|(peer, _, channel)| channel.custom_status(peer, now));
+                json!({
+                    "results": rules.results,
+                    "live": live.take(MAX_CHANNELS_SHOWN).collect::<Vec<_>>(),
+                })
+            }),
             "unstored_shares": self.core.ledger.unstored(),
             "pending_blocks": self.core.solutions.len(),
         })
@@ -132,7 +139,7 @@ impl PoolEngine {
     /// Every worker with an open channel, the strongest first.
     fn workers<'engine>(&'engine self, now: Now) -> Vec<(&'engine Identity, WorkerSum)> {
         let mut sums = HashMap::<&Identity, WorkerSum>::new();
-        for channel in self.miners.values().flat_map(|miner| miner.channels.values()) {
+        for channel in self.miners.values().flat_map(|miner| miner.channels.iter()) {
             let mut add = |tally: &'engine Tally, hash_rate| {
                 sums.entry(&tally.identity).or_default().add(tally, hash_rate, now);
             };
@@ -207,6 +214,26 @@ impl Channel {
             "named_workers": self.workers.len(),
             "workers": self.workers.iter().take(MAX_WORKERS_PER_CHANNEL).map(|worker| worker.status(now)).collect::<Vec<_>>(),
         })
+    }
+}
+
+impl Channel {
+    /// The newest custom job, where it is live.
+    fn custom_status(&self, peer: PeerId, now: Now) -> Option<Value> {
+        let custom = self.custom.as_ref()?;
+        self.server.job(custom.job_id)?;
+        Some(json!({
+            "connection": peer.0,
+            "channel": self.server.id(),
+            "identity": self.tally.identity.to_string(),
+            "job_id": custom.job_id,
+            "mode": if custom.declared { "full-template" } else { "coinbase-only" },
+            "prev_hash": BlockHash(custom.prev_hash).to_string(),
+            "paid_to_pool_sats": custom.paid.to_pool,
+            "value_sats": custom.paid.total,
+            "merkle_steps": custom.merkle_steps,
+            "age_seconds": now.instant.saturating_duration_since(custom.since).as_secs(),
+        }))
     }
 }
 

@@ -3,6 +3,7 @@
 mod blocks;
 mod channels;
 mod connections;
+mod custom;
 mod extensions;
 mod fuzz;
 mod providers;

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_mining::job::CHANNEL_ID_AT;
 use adit_mining::{
-    ChannelKind, JobFactory, JobIds, JobSet, ServerChannel, Target, Template, Tip, Work,
+    Channels, Job, JobFactory, JobIds, JobSet, ServerChannel, Target, Template, Tip, Work,
 };
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::channel::Channel;
 use super::downstream::Miner;
 use super::{Effect, PoolEngine};
 
@@ -24,7 +24,24 @@ pub(super) struct Bench {
     /// Of the last job sets, newest last.
     origins: VecDeque<(u32, Origin)>,
     network_target: Target,
+    /// The last tips, oldest first; the last is the one in force, also while there is no template for it.
+    tips: VecDeque<Base>,
 }
+
+/// What a block can be built on, as the pool saw it.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    pub(super) tip: Arc<Tip>,
+    /// Of the block that is built on it.
+    pub(super) height: Option<u32>,
+    /// When another one came.
+    pub(super) since_left: Option<Instant>,
+    /// Until when custom jobs may build on it, where that is not as long as it is in force.
+    pub(super) until: Option<Instant>,
+}
+
+/// Tips that are remembered: older ones are as good as unknown.
+const MAX_TIPS: usize = 32;
 
 #[derive(Debug)]
 struct Current {
@@ -42,12 +59,19 @@ struct Future {
 /// Where a job set came from: whom a block of it is submitted to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Origin {
-    /// Index of the provider.
-    pub(super) provider: usize,
-    /// The provider's id of the template.
+    /// Index of the provider; none for a custom job.
+    pub(super) provider: Option<usize>,
+    /// The provider's id of the template; 0 for a custom job.
     pub(super) template_id: u64,
     /// Of the block to be found, where the coinbase says it.
     pub(super) height: Option<u32>,
+}
+
+impl Origin {
+    /// Of a job that its miner made, with this scriptSig.
+    pub(super) fn custom(script_sig: &[u8]) -> Self {
+        Self { provider: None, template_id: 0, height: bip34_height(script_sig) }
+    }
 }
 
 /// Job sets whose origin is kept: more than a channel has live jobs, retargeted ones included, since those share a set.
@@ -69,6 +93,7 @@ impl Bench {
             futures: Vec::new(),
             origins: VecDeque::with_capacity(MAX_ORIGINS),
             network_target: Target::MIN,
+            tips: VecDeque::with_capacity(MAX_TIPS),
         }
     }
 
@@ -95,6 +120,38 @@ impl Bench {
         bip34_height(&self.template()?.coinbase_prefix)
     }
 
+    /// What a custom job with this previous hash builds on: a tip of ours, present or past; else the present one, which
+    /// the client may be ahead of. None before there is any.
+    pub(super) fn base_for(&self, prev_hash: &[u8; 32]) -> Option<Base> {
+        let known = self.tips.iter().rev().find(|base| base.tip.prev_hash == *prev_hash);
+        known.or(self.tips.back()).cloned()
+    }
+
+    /// The header version of the template in force.
+    pub(super) fn version(&self) -> Option<u32> {
+        self.template().map(|template| template.version)
+    }
+
+    /// There is another tip. Returns the one before it.
+    fn change_tip(
+        &mut self,
+        tip: &Arc<Tip>,
+        height: Option<u32>,
+        now: Instant,
+    ) -> Option<Arc<Tip>> {
+        // A chain may turn back to a tip that it left.
+        self.tips.retain(|base| base.tip.prev_hash != tip.prev_hash);
+        let left = self.tips.back_mut().map(|base| {
+            base.since_left.get_or_insert(now);
+            base.tip.clone()
+        });
+        if self.tips.len() == MAX_TIPS {
+            self.tips.pop_front();
+        }
+        self.tips.push_back(Base { tip: tip.clone(), height, since_left: None, until: None });
+        left
+    }
+
     /// An id for a job that is sent once more.
     pub(super) fn allocate_id(&mut self) -> u32 {
         self.ids.allocate()
@@ -112,9 +169,26 @@ impl Bench {
         channel: &mut ServerChannel,
         out: &mut Outbox<Effect>,
     ) {
-        if let Some(Current { set, tip }) = &mut self.current {
-            send_job_and_tip(peer, channel, set, tip, &self.factory, out);
+        let Some(Current { set, tip }) = &mut self.current else { return };
+        let Some(job) = job_of(set, &self.factory, channel.full_extranonce_size()) else { return };
+        let mut started = Ok(());
+        out.say(peer, |bytes| started = channel.start_work(set.id(), job, tip, bytes));
+        if let Err(error) = started {
+            tracing::error!(channel_id = channel.id(), %error, "job refused");
         }
+    }
+
+    /// Sends all channels of a connection the newest work.
+    pub(super) fn send_newest_to_all(
+        &mut self,
+        peer: PeerId,
+        channels: &mut Channels<Channel>,
+        out: &mut Outbox<Effect>,
+    ) {
+        let Some(Current { set, tip }) = &mut self.current else { return };
+        let (id, factory) = (set.id(), &self.factory);
+        let job_of = |size| job_of(set, factory, size);
+        out.say(peer, |bytes| _ = channels.new_tip(id, job_of, tip, bytes));
     }
 
     /// A set for a template, whose jobs were tried out.
@@ -128,7 +202,7 @@ impl Bench {
             self.origins.pop_front();
         }
         let origin = Origin {
-            provider,
+            provider: Some(provider),
             template_id: template.id,
             height: bip34_height(&template.coinbase_prefix),
         };
@@ -147,7 +221,7 @@ impl Bench {
         if same
             && let Some((_, origin)) = self.origins.iter_mut().rev().find(|(id, _)| *id == set.id())
         {
-            (origin.provider, origin.template_id) = (provider, new.id);
+            (origin.provider, origin.template_id) = (Some(provider), new.id);
         }
         same
     }
@@ -175,11 +249,11 @@ impl PoolEngine {
                 continue;
             }
             *announced = true;
-            for_each_channel(&mut self.miners, |peer, channel| {
-                if let Some(id) = add_future_job(channel, set, &bench.factory) {
-                    send_job(peer, channel, id, None, out);
-                }
-            });
+            for (peer, miner) in self.miners.iter_mut().filter(|(_, m)| m.takes_templates()) {
+                let (id, factory) = (set.id(), &bench.factory);
+                let job_of = |size| job_of(set, factory, size);
+                out.say(*peer, |bytes| _ = miner.channels.future_job(id, job_of, bytes));
+            }
         }
     }
 
@@ -223,11 +297,20 @@ impl PoolEngine {
         if same_tip {
             return;
         }
+        let (tip, height) =
+            (current.tip.clone(), bip34_height(&current.set.template().coinbase_prefix));
+        let left = bench.change_tip(&tip, height, now.instant);
+        if let (Some(left), Some(rules)) = (left, &self.core.declarations) {
+            let until = now.instant + rules.grace;
+            for miner in self.miners.values_mut() {
+                miner.tip_changed(&left, Some(&tip), until, now.instant);
+            }
+        }
         self.core.extranonces.new_prev_hash();
         if self.miners.values().any(|miner| !miner.channels.is_empty()) {
             out.effect(Effect::FannedOut(now.instant));
         }
-        let hash = current.tip.prev_hash;
+        let hash = tip.prev_hash;
         tracing::info!(prev_hash = %adit_mining::BlockHash(hash), channels = self.core.channels, "new tip");
         for (peer, miner) in self.miners.iter_mut().filter(|(_, miner)| !miner.held.is_empty()) {
             miner.open_held(*peer, &mut self.core, now, out);
@@ -238,7 +321,9 @@ impl PoolEngine {
     pub(super) fn void_work(&mut self) {
         self.core.bench.current = None;
         self.core.bench.futures.clear();
-        for_each_channel(&mut self.miners, |_, channel| channel.stop_work());
+        for miner in self.miners.values_mut().filter(|miner| miner.takes_templates()) {
+            miner.channels.iter_mut().for_each(|channel| channel.server.stop_work());
+        }
     }
 
     /// Templates that wait for a tip are void: their provider is gone, or another one took over.
@@ -256,19 +341,14 @@ fn fan_out_tip(
 ) {
     let id = set.id();
     let mut all = true;
-    for_each_channel(miners, |peer, channel| {
-        if channel.set_new_prev_hash(id, tip).is_ok() {
-            out.send(peer, &tip.set_new_prev_hash(channel.id(), id));
-        } else {
-            all = false;
-        }
-    });
+    for (peer, miner) in miners.iter_mut().filter(|(_, miner)| miner.takes_templates()) {
+        out.say(*peer, |bytes| all &= miner.channels.activate(id, tip, bytes));
+    }
     if !all {
-        for_each_channel(miners, |peer, channel| {
-            if channel.active_job().is_none_or(|(active, _, _)| active != id) {
-                send_job_and_tip(peer, channel, set, tip, factory, out);
-            }
-        });
+        for (peer, miner) in miners.iter_mut().filter(|(_, miner)| miner.takes_templates()) {
+            let job_of = |size| job_of(set, factory, size);
+            out.say(*peer, |bytes| _ = miner.channels.new_tip(id, job_of, tip, bytes));
+        }
     }
 }
 
@@ -279,78 +359,18 @@ fn fan_out_job(
     factory: &JobFactory,
     out: &mut Outbox<Effect>,
 ) {
-    for_each_channel(miners, |peer, channel| {
-        let Ok(job) = set.job(factory, channel.full_extranonce_size()) else { return };
-        match channel.add_active_job(set.id(), job, tip) {
-            Ok(()) => send_job(peer, channel, set.id(), Some(tip.min_ntime), out),
-            // It has no tip, or another one.
-            Err(_) => send_job_and_tip(peer, channel, set, tip, factory, out),
-        }
-    });
-}
-
-fn send_job_and_tip(
-    peer: PeerId,
-    channel: &mut ServerChannel,
-    set: &mut JobSet,
-    tip: &Arc<Tip>,
-    factory: &JobFactory,
-    out: &mut Outbox<Effect>,
-) {
-    let Some(id) = add_future_job(channel, set, factory) else { return };
-    send_job(peer, channel, id, None, out);
-    if channel.set_new_prev_hash(id, tip).is_ok() {
-        out.send(peer, &tip.set_new_prev_hash(channel.id(), id));
+    let id = set.id();
+    for (peer, miner) in miners.iter_mut().filter(|(_, miner)| miner.takes_templates()) {
+        let job_of = |size| job_of(set, factory, size);
+        out.say(*peer, |bytes| _ = miner.channels.active_job(id, job_of, tip, bytes));
     }
 }
 
-fn add_future_job(
-    channel: &mut ServerChannel,
-    set: &mut JobSet,
-    factory: &JobFactory,
-) -> Option<u32> {
-    let added = set
-        .job(factory, channel.full_extranonce_size())
-        .map_err(|error| error.to_string())
-        .and_then(|job| channel.add_future_job(set.id(), job).map_err(|error| error.to_string()));
-    added
-        .inspect_err(|error| tracing::error!(channel_id = channel.id(), error, "job refused"))
-        .ok()?;
-    Some(set.id())
-}
-
-/// Sends a live job of the channel, as a future one without `min_ntime`.
-pub(super) fn send_job(
-    peer: PeerId,
-    channel: &ServerChannel,
-    job_id: u32,
-    min_ntime: Option<u32>,
-    out: &mut Outbox<Effect>,
-) {
-    match channel.kind() {
-        ChannelKind::Standard => {
-            if let Some(message) = channel.new_mining_job(job_id) {
-                out.send(peer, &message);
-            }
-        }
-        ChannelKind::Extended => {
-            let Some(job) = channel.job(job_id) else { return };
-            out.say(peer, |bytes| {
-                let at = bytes.len() + CHANNEL_ID_AT;
-                job.write_frame(job_id, min_ntime, bytes);
-                bytes[at..at + 4].copy_from_slice(&channel.id().to_le_bytes());
-            });
-        }
-    }
-}
-
-fn for_each_channel(
-    miners: &mut BTreeMap<PeerId, Miner>,
-    mut visit: impl FnMut(PeerId, &mut ServerChannel),
-) {
-    for (peer, miner) in miners {
-        miner.channels.values_mut().for_each(|channel| visit(*peer, &mut channel.server));
-    }
+/// The set's job for channels with this full extranonce size.
+fn job_of(set: &mut JobSet, factory: &JobFactory, size: usize) -> Option<Arc<Job>> {
+    set.job(factory, size)
+        .inspect_err(|error| tracing::error!(size, %error, "no job for channels of this size"))
+        .ok()
 }
 
 /// The height that a scriptSig begins with (BIP34).

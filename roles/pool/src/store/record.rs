@@ -63,6 +63,17 @@ pub enum BlockState {
     Overtaken,
 }
 
+/// Whose job a block was found on.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobOrigin {
+    /// Made by the pool of a template: the pool submits the block.
+    #[default]
+    Template,
+    /// Brought by the miner, who submits the block: the pool does not know its transactions.
+    Custom,
+}
+
 /// A block found by a miner: the record, and the solution as it is submitted.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct FoundBlock {
@@ -84,10 +95,13 @@ pub struct FoundBlock {
     pub worker: String,
     /// On which channel of its connection.
     pub channel_id: u32,
+    /// Whose job it was found on.
+    #[serde(default)]
+    pub job: JobOrigin,
     /// The channel's part of the coinbase.
     #[serde(with = "hex_bytes")]
     pub extranonce_prefix: Vec<u8>,
-    /// The template provider that gave the template, `host:port`: its ids mean nothing to another.
+    /// The template provider that gave the template, `host:port`: its ids mean nothing to another. Empty for a custom job.
     pub template_provider: String,
     /// `SubmitSolution.template_id`.
     pub template_id: u64,

@@ -21,6 +21,7 @@ fn block(seed: u8, state: BlockState) -> Arc<FoundBlock> {
         account: "a".to_owned(),
         worker: String::new(),
         channel_id: 3,
+        job: JobOrigin::Template,
         extranonce_prefix: vec![1, 0, 0, 9],
         template_provider: "127.0.0.1:8442".to_owned(),
         template_id: 5,

@@ -36,7 +36,7 @@ fn a_block_is_stored_then_submitted() {
         );
         assert_eq!(
             (block.extranonce_prefix.as_slice(), block.channel_id),
-            (&**rig.client.extranonce_prefix(), 2)
+            (&**rig.client.extranonce_prefix(), rig.client.id())
         );
         assert_eq!(block.found_unix_ms, u64::from(START) * 1_000);
         // The share is credited like any other.

@@ -34,6 +34,7 @@ pub(super) struct Sim {
     /// What waits for the disk.
     pub(super) records: Vec<Record>,
     peers: u64,
+    height: u32,
     /// Frames of the last [`stored_quietly`](Self::stored_quietly).
     pub(super) said: usize,
 }
@@ -62,6 +63,7 @@ impl Sim {
             closed: Vec::new(),
             records: Vec::new(),
             peers: 0,
+            height: 300,
             said: 0,
         }
     }
@@ -232,6 +234,12 @@ impl Sim {
         self.prev_hash(peer, index, template_id, tip);
     }
 
+    /// The same for a block at this height; templates are at 300 otherwise.
+    pub(super) fn tip_at(&mut self, peer: PeerId, index: usize, id: u64, tip: u8, height: u32) {
+        self.height = height;
+        self.tip(peer, index, id, tip);
+    }
+
     pub(super) fn template(
         &mut self,
         peer: PeerId,
@@ -240,6 +248,7 @@ impl Sim {
         future: bool,
         content: u8,
     ) {
+        let coinbase_prefix = crate::engine::custom::height_push(self.height);
         let outputs = [&[0; 8][..], &[38, 0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed], &[7; 32]].concat();
         let path = [[content; 32], [9; 32]];
         let message = NewTemplate {
@@ -247,12 +256,12 @@ impl Sim {
             future_template: future,
             version: 0x2000_0000,
             coinbase_tx_version: 2,
-            coinbase_prefix: B0255::new(&[2, 0x2c, 0x01]).unwrap(),
+            coinbase_prefix: B0255::new(&coinbase_prefix).unwrap(),
             coinbase_tx_input_sequence: 0xffff_fffe,
             coinbase_tx_value_remaining: 5_000_000_000,
             coinbase_tx_outputs_count: 1,
             coinbase_tx_outputs: B064K::new(&outputs).unwrap(),
-            coinbase_tx_locktime: 299,
+            coinbase_tx_locktime: self.height - 1,
             merkle_path: Seq0255::new(&path).unwrap(),
         };
         self.send(peer, Link::TemplateProvider(index), &message);
@@ -301,10 +310,16 @@ impl Sim {
         self.rig(peer)
     }
 
+    /// The first frame that was said to this peer and not looked at yet.
+    pub(super) fn take_frame(&mut self, peer: PeerId) -> Option<(Header, Vec<u8>)> {
+        let first = self.frames.iter().position(|(to, ..)| *to == peer)?;
+        let (_, header, payload) = self.frames.remove(first);
+        Some((header, payload))
+    }
+
     /// The channel that was just opened: first the answer, then a future job, then its tip.
     pub(super) fn rig(&mut self, peer: PeerId) -> Rig {
-        let first = self.frames.iter().position(|(to, ..)| *to == peer).expect("an answer");
-        let (_, header, payload) = self.frames.remove(first);
+        let (header, payload) = self.take_frame(peer).expect("an answer");
         let client = match Mining::decode(&header, &payload).unwrap().0 {
             Mining::OpenExtendedMiningChannelSuccess(m) => ClientChannel::extended(&m).unwrap(),
             Mining::OpenStandardMiningChannelSuccess(m) => ClientChannel::standard(&m).unwrap(),

@@ -1,0 +1,479 @@
+//! Jobs that clients choose themselves (`SetCustomMiningJob`, spec 5.3.18).
+//!
+//! A token of a Job Declarator Server says what its holder may mine on. One for a declared job binds every field that
+//! decides which blocks can come of it, and the server has looked at its transactions; one that was merely allocated
+//! binds nothing, so the coinbase itself is looked at, and what it claims about fees is believed.
+//!
+//! A connection whose client has brought a job is sent none of ours. It is again where its own has had its time and no
+//! other came, or where one is refused and there is none on the tip: so the miners behind it never stand still.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_job_declaration::{CoinbaseOutputs, Commitment, Grant, Token, TokenError, UsedTokens};
+use adit_mining::channel::CustomError;
+use adit_mining::{
+    ChannelKind, CoinbaseError, CustomJob, JobError, Portion, Target, Tip, share::MAX_NTIME_AHEAD,
+};
+use adit_sv2::codec::Str0255;
+use adit_sv2::keys::AuthorityPublicKey;
+use adit_sv2::messages::mining::{
+    SetCustomMiningJob, SetCustomMiningJobError, SetCustomMiningJobSuccess,
+};
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::downstream::Miner;
+use super::work::Base;
+use super::{Core, Effect};
+use crate::config::{self, Network};
+
+/// What the pool needs to judge custom jobs.
+#[derive(Debug)]
+pub(super) struct Declarations {
+    keys: Vec<AuthorityPublicKey>,
+    coinbase_only: bool,
+    pub(super) grace: Duration,
+    per_minute: u32,
+    /// The scripts that a job must pay.
+    scripts: Vec<Vec<u8>>,
+    /// Blocks between two halvings of the subsidy.
+    halving: u32,
+    used: UsedTokens,
+    /// Since the start, by result.
+    pub(super) results: BTreeMap<&'static str, u64>,
+}
+
+/// Tokens that are remembered until they expire: 18 a second at the default lifetime of two hours; 7 MiB.
+const MAX_USED_TOKENS: usize = 1 << 17;
+/// Previous hashes beside the pool's own that one connection may have jobs on, or had: against a client that makes them
+/// up.
+const MAX_GRACES: usize = 8;
+/// A previous hash that was given its time gets no more for so long.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How far below the tip's a job's least nTime may be, in seconds: both are some node's clock or median time.
+const MAX_NTIME_BEHIND: u32 = 2 * 60 * 60;
+/// More steps than the largest block has.
+const MAX_MERKLE_STEPS: usize = 32;
+/// Locktimes below are heights (BIP65).
+const LOCKTIME_THRESHOLD: u32 = 500_000_000;
+/// Version bits that miners may roll (BIP323).
+const ROLLABLE: u32 = adit_mining::job::VERSION_ROLLING_MASK;
+
+impl Declarations {
+    /// None where no key is configured.
+    pub(super) fn new(
+        config: &config::JobDeclaration,
+        network: Network,
+        scripts: Vec<Vec<u8>>,
+    ) -> Option<Self> {
+        (!config.token_keys.is_empty()).then(|| Self {
+            keys: config.token_keys.clone(),
+            coinbase_only: config.coinbase_only,
+            grace: Duration::from_secs(config.grace_secs),
+            per_minute: config.max_per_minute,
+            scripts,
+            halving: if network == Network::Regtest { 150 } else { 210_000 },
+            used: UsedTokens::new(MAX_USED_TOKENS),
+            results: BTreeMap::new(),
+        })
+    }
+
+    /// New coins of a block, in satoshis.
+    fn subsidy(&self, height: u32) -> u64 {
+        (50 * 100_000_000u64).checked_shr(height / self.halving).unwrap_or(0)
+    }
+
+    /// How much of a job's work is paid: the part of the block's value that the pool gets. The value is what the
+    /// coinbase pays out in all, or the subsidy where it is less: what is burnt is paid to nobody.
+    fn paid(&self, job: &CustomJob, base: &Base) -> Result<Paid, Refused> {
+        let outputs = CoinbaseOutputs::parse(&job.coinbase_tx_outputs)
+            .map_err(|_| Refused::field("invalid-coinbase-tx-outputs"))?;
+        let to_pool = outputs.paid_to(&self.scripts);
+        if to_pool == 0 {
+            return Err(Refused { code: "invalid-coinbase-tx-outputs", label: "pool-not-paid" });
+        }
+        let subsidy = base.height.map_or(0, |height| self.subsidy(height));
+        Ok(Paid { to_pool, total: outputs.total().max(subsidy) })
+    }
+}
+
+/// What a custom job pays, in satoshis.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paid {
+    pub(super) to_pool: u64,
+    pub(super) total: u64,
+}
+
+/// The newest custom job of a channel.
+#[derive(Clone, Debug)]
+pub(super) struct Current {
+    pub(super) job_id: u32,
+    pub(super) declared: bool,
+    pub(super) prev_hash: [u8; 32],
+    pub(super) paid: Paid,
+    pub(super) merkle_steps: usize,
+    pub(super) since: Instant,
+}
+
+/// What one connection does with custom jobs.
+#[derive(Debug, Default)]
+pub(super) struct Custom {
+    /// The client works on its own jobs.
+    pub(super) in_force: bool,
+    graces: Vec<Grace>,
+    /// Requests that may come at once, and when that was counted.
+    allowance: Option<(f64, Instant)>,
+}
+
+/// A previous hash that is not the pool's tip: not yet, or no longer.
+#[derive(Clone, Copy, Debug)]
+struct Grace {
+    prev_hash: [u8; 32],
+    nbits: u32,
+    /// Jobs on it are stale from then on.
+    until: Instant,
+    over: bool,
+}
+
+/// A custom job is not taken.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    /// `SetCustomMiningJob.Error.error_code`.
+    code: &'static str,
+    /// What it is counted under: tells apart what shares a code.
+    label: &'static str,
+}
+
+impl Refused {
+    fn field(code: &'static str) -> Self {
+        Self { code, label: code }
+    }
+}
+
+const STALE: Refused = Refused { code: "stale-chain-tip", label: "stale-chain-tip" };
+const REUSED: Refused = Refused { code: TokenError::ERROR_CODE, label: "token-reused" };
+
+impl From<TokenError> for Refused {
+    fn from(error: TokenError) -> Self {
+        let label = match error {
+            TokenError::Malformed(_) | TokenError::Format(_) | TokenError::Kind(_) => {
+                "token-malformed"
+            }
+            TokenError::UnknownKey => "token-unknown-key",
+            TokenError::Expired { .. } => "token-expired",
+            TokenError::OtherAccount => "token-foreign",
+        };
+        Self { code: TokenError::ERROR_CODE, label }
+    }
+}
+
+impl From<CustomError> for Refused {
+    fn from(error: CustomError) -> Self {
+        Self::field(match error {
+            CustomError::UnknownChannel(_) => "invalid-channel-id",
+            CustomError::Job(JobError::MerklePath { .. }) => "invalid-merkle-path",
+            CustomError::Job(JobError::Coinbase(CoinbaseError::ScriptSigTooLong { .. })) => {
+                "invalid-coinbase-prefix"
+            }
+            CustomError::Job(JobError::Coinbase(
+                CoinbaseError::BadOutputs | CoinbaseError::OutputCount { .. },
+            )) => "invalid-coinbase-tx-outputs",
+            _ => "invalid-coinbase-tx",
+        })
+    }
+}
+
+impl Miner {
+    /// The client brings a job.
+    pub(super) fn set_custom_job(
+        &mut self,
+        peer: PeerId,
+        message: &SetCustomMiningJob<'_>,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let (channel_id, request_id) = (message.channel_id, message.request_id);
+        match self.take_custom_job(message, core, now) {
+            Ok(job_id) => {
+                tracing::debug!(%peer, channel_id, request_id, job_id, "custom job");
+                core.count_custom_job("accepted");
+                self.custom.in_force = true;
+                out.send(peer, &SetCustomMiningJobSuccess { channel_id, request_id, job_id });
+            }
+            Err(Refused { code, label }) => {
+                tracing::debug!(%peer, channel_id, request_id, label, "custom job refused");
+                core.count_custom_job(label);
+                let error_code = Str0255::cut(code);
+                out.send(peer, &SetCustomMiningJobError { channel_id, request_id, error_code });
+                self.take_templates_again(peer, core, out);
+            }
+        }
+    }
+
+    fn take_custom_job(
+        &mut self,
+        message: &SetCustomMiningJob<'_>,
+        core: &mut Core,
+        now: Now,
+    ) -> Result<u32, Refused> {
+        let Some(rules) = &mut core.declarations else {
+            return Err(Refused::field("jd-not-supported"));
+        };
+        if !self.session.work_selection {
+            return Err(Refused::field("work-selection-not-negotiated"));
+        }
+        // Before anything that costs more than this answer.
+        if !self.custom.may_ask(rules.per_minute, now.instant) {
+            return Err(Refused::field("too-many-requests"));
+        }
+        let targets: Vec<u32> = self.custom_targets(message.channel_id).collect();
+        if targets.is_empty() {
+            return Err(Refused::field("invalid-channel-id"));
+        }
+        let token =
+            Token::verify(message.mining_job_token.as_bytes(), &rules.keys, now.unix_secs())?;
+        for id in &targets {
+            let account = self.channels.get(*id).map(|channel| &channel.tally.identity.account);
+            token.check_account(account.map_or(&[], |account| account.as_bytes()))?;
+        }
+        if rules.used.contains(token.id) {
+            return Err(REUSED);
+        }
+        let base =
+            self.custom.base(message, core.bench.base_for(&message.prev_hash), rules, now)?;
+        let job = CustomJob::from(message);
+        check_times(&job, &base, now)?;
+        match &token.grant {
+            Grant::Declared(commitment) => commitment
+                .check(&Commitment::of(message))
+                .map_err(|field| Refused::field(field.error_code()))?,
+            Grant::Allocated { .. } if rules.coinbase_only => {
+                check_coinbase(&job, &base, core.bench.version())?;
+            }
+            Grant::Allocated { .. } => return Err(Refused::field("job-not-yet-validated")),
+        }
+        let paid = rules.paid(&job, &base)?;
+        let portion = Portion::new(paid.to_pool, paid.total);
+        let job_id = core.bench.allocate_id();
+        let rolling = core.settings.offer.version_rolling;
+        let tip = &base.tip;
+        self.channels.add_custom_job(message.channel_id, job_id, &job, rolling, tip, portion)?;
+        rules.used.take(&token, now.unix_secs());
+        if let Some(until) = base.until {
+            self.custom.allow(&base.tip, until, now.instant);
+        }
+        for id in targets {
+            if let Some(channel) = self.channels.get_mut(id) {
+                channel.custom = Some(Box::new(Current {
+                    job_id,
+                    declared: matches!(token.grant, Grant::Declared(_)),
+                    prev_hash: job.prev_hash,
+                    paid,
+                    merkle_steps: job.merkle_path.len(),
+                    since: now.instant,
+                }));
+            }
+        }
+        Ok(job_id)
+    }
+
+    /// The extended channels that a custom job for this channel or group is for.
+    fn custom_targets(&self, channel_or_group: u32) -> impl Iterator<Item = u32> {
+        let grouped = self.channels.group(channel_or_group).is_some();
+        let chosen = self.channels.iter().map(|channel| &channel.server).filter(move |channel| {
+            let id = if grouped { channel.group_channel_id() } else { channel.id() };
+            id == channel_or_group && channel.kind() == ChannelKind::Extended
+        });
+        chosen.map(|channel| channel.id())
+    }
+
+    /// The pool has another tip than this one: jobs on it have a little time left.
+    pub(super) fn tip_changed(
+        &mut self,
+        old: &Tip,
+        new: Option<&Tip>,
+        until: Instant,
+        now: Instant,
+    ) {
+        if !self.custom.in_force {
+            return;
+        }
+        if let Some(new) = new
+            && let Some(at) = self.custom.graces.iter().position(|g| g.prev_hash == new.prev_hash)
+        {
+            // The client was ahead. What it said of this tip counts only where it is true.
+            let ahead = self.custom.graces.swap_remove(at);
+            if ahead.nbits != new.nbits {
+                self.channels.iter_mut().for_each(|c| c.server.retire_tip(&new.prev_hash));
+            }
+        }
+        self.custom.allow(old, until, now);
+    }
+
+    /// About once a second: what has had its time is stale, and who has nothing left of its own gets our work.
+    pub(super) fn expire_custom_jobs(
+        &mut self,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let mut graces = std::mem::take(&mut self.custom.graces);
+        graces.retain_mut(|grace| {
+            if now.instant >= grace.until && !grace.over {
+                grace.over = true;
+                self.channels.iter_mut().for_each(|c| c.server.retire_tip(&grace.prev_hash));
+            }
+            now.instant < grace.until + REMEMBERED
+        });
+        self.custom.graces = graces;
+        if self.custom.graces.iter().all(|grace| grace.over) {
+            self.take_templates_again(peer, core, out);
+        }
+    }
+
+    /// Our work again, unless the client has a job of its own on the tip.
+    fn take_templates_again(&mut self, peer: PeerId, core: &mut Core, out: &mut Outbox<Effect>) {
+        let Some(tip) = core.bench.tip().filter(|_| self.custom.in_force) else { return };
+        if self.channels.iter().any(|channel| channel.server.has_custom_job_on(&tip.prev_hash)) {
+            return;
+        }
+        self.custom.in_force = false;
+        core.bench.send_newest_to_all(peer, &mut self.channels, out);
+    }
+}
+
+impl Custom {
+    /// A bucket that a minute fills.
+    fn may_ask(&mut self, per_minute: u32, now: Instant) -> bool {
+        let full = f64::from(per_minute);
+        let (left, since) = self.allowance.unwrap_or((full, now));
+        let filled = now.saturating_duration_since(since).as_secs_f64() * full / 60.0;
+        let left = (left + filled).min(full);
+        let may = left >= 1.0;
+        self.allowance = Some((if may { left - 1.0 } else { left }, now));
+        may
+    }
+
+    /// What a job builds on, if it may.
+    fn base(
+        &self,
+        message: &SetCustomMiningJob<'_>,
+        known: Option<Base>,
+        rules: &Declarations,
+        now: Now,
+    ) -> Result<Base, Refused> {
+        let now = now.instant;
+        let same = |base: &Base| base.tip.prev_hash == message.prev_hash;
+        let base = match known.ok_or(STALE)? {
+            // Ours, or ours a moment ago.
+            base if same(&base) => match base.since_left.map(|left| left + rules.grace) {
+                Some(until) if until <= now => return Err(STALE),
+                until => Base { until, ..base },
+            },
+            // One that may be about to come.
+            ours => {
+                let seen = self.graces.iter().find(|grace| grace.prev_hash == message.prev_hash);
+                let until = match seen {
+                    Some(grace) if grace.over || grace.until <= now => return Err(STALE),
+                    Some(grace) => grace.until,
+                    None if self.graces.len() >= MAX_GRACES => return Err(STALE),
+                    None => now + rules.grace,
+                };
+                let target = plausible_target(message.nbits, ours.tip.network_target)
+                    .ok_or(Refused::field("invalid-nbits"))?;
+                let tip = Tip::new(message.prev_hash, message.min_ntime, message.nbits, target);
+                let height = ours.height.map(|height| height + 1);
+                Base { tip: Arc::new(tip), height, since_left: None, until: Some(until) }
+            }
+        };
+        if base.tip.nbits != message.nbits {
+            return Err(Refused::field("invalid-nbits"));
+        }
+        Ok(base)
+    }
+
+    /// Jobs on this tip are good until then.
+    fn allow(&mut self, tip: &Tip, until: Instant, now: Instant) {
+        if self.graces.iter().any(|grace| grace.prev_hash == tip.prev_hash) {
+            return;
+        }
+        if self.graces.len() >= MAX_GRACES {
+            // What is over for longest makes room; `base` sees to it that what is new does not come to this.
+            let oldest = self.graces.iter().enumerate().min_by_key(|(_, grace)| grace.until);
+            if let Some((at, _)) = oldest {
+                self.graces.swap_remove(at);
+            }
+        }
+        let over = until <= now;
+        self.graces.push(Grace { prev_hash: tip.prev_hash, nbits: tip.nbits, until, over });
+    }
+}
+
+impl Core {
+    fn count_custom_job(&mut self, result: &'static str) {
+        self.metrics.custom_job(result);
+        if let Some(rules) = &mut self.declarations {
+            *rules.results.entry(result).or_default() += 1;
+        }
+    }
+}
+
+/// The target of a tip that we have not seen: a period's change is a factor of four at most.
+fn plausible_target(nbits: u32, ours: Target) -> Option<Target> {
+    let target = Target::from_nbits(nbits)?;
+    let ratio = target.to_f64() / ours.to_f64();
+    (0.249..=4.001).contains(&ratio).then_some(target)
+}
+
+fn check_times(job: &CustomJob, base: &Base, now: Now) -> Result<(), Refused> {
+    let earliest = base.tip.min_ntime.saturating_sub(MAX_NTIME_BEHIND);
+    let latest = now.unix_secs().saturating_add(MAX_NTIME_AHEAD);
+    let good = (earliest..=latest).contains(&job.min_ntime);
+    if good { Ok(()) } else { Err(Refused::field("invalid-min-ntime")) }
+}
+
+/// What of a job that nobody has looked at can be told from its coinbase: whether blocks of it can be valid.
+fn check_coinbase(job: &CustomJob, base: &Base, version: Option<u32>) -> Result<(), Refused> {
+    if version.is_some_and(|ours| (ours ^ job.version) & !ROLLABLE != 0) {
+        return Err(Refused::field("invalid-version"));
+    }
+    if job.merkle_path.len() > MAX_MERKLE_STEPS {
+        return Err(Refused::field("invalid-merkle-path"));
+    }
+    let Some(height) = base.height else { return Ok(()) };
+    if !job.coinbase_prefix.starts_with(&height_push(height)) {
+        return Err(Refused::field("invalid-coinbase-prefix"));
+    }
+    // As consensus asks whether a transaction is final.
+    let (locktime, sequence) = (job.coinbase_tx_locktime, job.coinbase_tx_input_sequence);
+    let passed = match locktime < LOCKTIME_THRESHOLD {
+        true => locktime < height,
+        false => locktime < base.tip.min_ntime,
+    };
+    if !passed && sequence != u32::MAX {
+        return Err(Refused::field("invalid-coinbase-tx-locktime"));
+    }
+    Ok(())
+}
+
+/// What a coinbase's scriptSig begins with (BIP34): the height as the shortest push.
+pub(super) fn height_push(height: u32) -> Vec<u8> {
+    match height {
+        0 => vec![0],
+        small @ 1..=16 => vec![0x50 + small as u8],
+        _ => {
+            let mut bytes = height.to_le_bytes().to_vec();
+            while bytes.last() == Some(&0) {
+                bytes.pop();
+            }
+            if bytes.last().is_some_and(|last| last & 0x80 != 0) {
+                bytes.push(0); // the highest bit is a sign
+            }
+            bytes.insert(0, bytes.len() as u8);
+            bytes
+        }
+    }
+}
