@@ -1,5 +1,6 @@
 //! Jobs: built once, shared by every channel that works on them.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use adit_sv2::codec::{B064K, Seq0255};
@@ -175,6 +176,16 @@ impl Job {
                         && a.coinbase.suffix() == b.coinbase.suffix()
             }
             _ => false,
+        }
+    }
+
+    /// What [`has_same_headers`](Self::has_same_headers) compares.
+    pub(crate) fn header_space(&self) -> impl Hash {
+        match &self.root {
+            Root::Fixed(root) => (root.as_slice(), &[][..], &[][..]),
+            Root::Computed(job) => {
+                (job.coinbase.prefix(), job.coinbase.suffix(), &*job.merkle_path)
+            }
         }
     }
 

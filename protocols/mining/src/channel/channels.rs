@@ -86,7 +86,7 @@ pub enum CustomError {
     /// The fields make no job.
     #[error(transparent)]
     Job(#[from] JobError),
-    /// The id is in use.
+    /// A channel does not take it.
     #[error(transparent)]
     Table(#[from] JobTableError),
 }
@@ -367,15 +367,13 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
             let id = if grouped { channel.group_channel_id() } else { channel.id() };
             id == channel_or_group && channel.kind() == ChannelKind::Extended
         };
-        let mut size = None;
-        for channel in self.iter().map(C::as_ref).filter(|channel| chosen(channel)) {
-            size = Some(channel.full_extranonce_size());
-            if channel.job(job_id).is_some() {
-                return Err(JobTableError::IdInUse(job_id).into());
-            }
-        }
-        let size = size.ok_or(CustomError::UnknownChannel(channel_or_group))?;
+        let size = self.iter().map(C::as_ref).find(|channel| chosen(channel));
+        let size =
+            size.ok_or(CustomError::UnknownChannel(channel_or_group))?.full_extranonce_size();
         let job = Arc::new(custom.job(job_id, size, version_rolling_allowed)?);
+        for channel in self.iter().map(C::as_ref).filter(|channel| chosen(channel)) {
+            channel.admits_custom_job(job_id, &job, tip)?;
+        }
         let mut count = 0;
         for channel in self.iter_mut().map(C::as_mut).filter(|channel| chosen(channel)) {
             channel.add_custom_job(job_id, job.clone(), custom.min_ntime, tip, paid)?;

@@ -1,5 +1,6 @@
 //! The jobs of one channel, and the share check.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use adit_sv2::codec::{B032, B064K};
@@ -32,6 +33,7 @@ pub(crate) struct JobTable {
     slots: Vec<Slot>,
     stale: Vec<u32>,
     seen: Vec<SharedSet>,
+    spent: SpentJobs,
     /// Shares that the last finished job saw: room for the next.
     expected_shares: usize,
 }
@@ -77,6 +79,43 @@ struct SharedSet {
     set: SeenShares,
 }
 
+/// Custom jobs with shares that are dead: were one to come again on its tip, all its shares would be
+/// paid again. It is the client who sends them, so nothing else keeps it from doing so.
+#[derive(Debug, Default)]
+struct SpentJobs(Vec<(u64, u64)>);
+
+/// Custom jobs with shares that may die on one tip; further ones are refused then. 16 bytes each.
+const MAX_SPENT_JOBS: usize = 1_024;
+
+impl SpentJobs {
+    fn admit(&self, tip: &Tip, job: &Job) -> Result<(), JobTableError> {
+        let tip = digest(&tip.prev_hash);
+        let job = digest(&job.header_space());
+        if self.0.contains(&(tip, job)) {
+            return Err(JobTableError::Repeated);
+        }
+        match self.0.iter().filter(|(other, _)| *other == tip).count() {
+            MAX_SPENT_JOBS.. => Err(JobTableError::TooManyJobs),
+            _ => Ok(()),
+        }
+    }
+
+    fn add(&mut self, tip: &Tip, job: &Job) {
+        let tip = digest(&tip.prev_hash);
+        if self.0.len() >= MAX_SPENT_JOBS {
+            // Those of a tip that has passed. Of one tip there are never many more: see `admit`.
+            self.0.retain(|(other, _)| *other == tip);
+        }
+        self.0.push((tip, digest(&job.header_space())));
+    }
+}
+
+fn digest(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// A job cannot be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -93,6 +132,12 @@ pub enum JobTableError {
     /// The job's coinbase has no hole for this channel's extranonce.
     #[error("the job is not made for this channel's extranonce size")]
     ExtranonceSize,
+    /// A custom job whose shares are paid already and can no longer be told from new ones.
+    #[error("the same custom job had its time on this tip")]
+    Repeated,
+    /// So many custom jobs on one tip that repetitions could no longer be told.
+    #[error("too many custom jobs on one tip")]
+    TooManyJobs,
 }
 
 impl JobTable {
@@ -108,19 +153,29 @@ impl JobTable {
         if self.ids.contains(&id) {
             return Err(JobTableError::IdInUse(id));
         }
+        if let Some(Active { tip, custom: Some(_), .. }) = &active {
+            self.admit_custom(&job, tip)?;
+        }
+        let same = self.slots.iter().find(|slot| slot.job.has_same_headers(&job));
+        let same = same.map(|slot| slot.seen);
+        // Used before room is made, which may be by the end of that very job.
+        let seen = same.unwrap_or_else(|| self.free_set());
+        self.seen[seen].users += 1;
         if self.ids.len() == MAX_LIVE_JOBS {
             // A job that waits for its tip has its best time before it.
             let oldest = self.slots.iter().position(|slot| slot.active.is_some()).unwrap_or(0);
             self.retire(oldest);
         }
         self.stale.retain(|stale| *stale != id);
-        let same = self.slots.iter().find(|slot| slot.job.has_same_headers(&job));
-        let same = same.map(|slot| slot.seen);
-        let seen = same.unwrap_or_else(|| self.free_set());
-        self.seen[seen].users += 1;
         self.ids.push(id);
         self.slots.push(Slot { job, extranonce_prefix, merkle_root, active, seen });
         Ok(())
+    }
+
+    /// Whether a custom job may come: it was not here before, or still is.
+    pub(crate) fn admit_custom(&self, job: &Job, tip: &Tip) -> Result<(), JobTableError> {
+        let live = self.slots.iter().any(|slot| slot.job.has_same_headers(job));
+        if live { Ok(()) } else { self.spent.admit(tip, job) }
     }
 
     /// A new tip: `id`, a future job, becomes active; every other job dies, but for custom jobs of
@@ -265,8 +320,11 @@ impl JobTable {
         self.stale.push(id);
         let seen = &mut self.seen[slot.seen];
         seen.users -= 1;
-        if seen.users == 0 && slot.active.is_some() {
+        if let (0, Some(active)) = (seen.users, &slot.active) {
             self.expected_shares = seen.set.len();
+            if active.custom.is_some() && !seen.set.is_empty() {
+                self.spent.add(&active.tip, &slot.job);
+            }
         }
     }
 

@@ -105,7 +105,8 @@ impl ServerChannel {
     /// [`retire_other_tips`](Self::retire_other_tips).
     ///
     /// # Errors
-    /// [`JobTableError::IdInUse`], [`JobTableError::ExtranonceSize`].
+    /// [`JobTableError::IdInUse`], [`JobTableError::ExtranonceSize`]; [`JobTableError::Repeated`] and
+    /// [`JobTableError::TooManyJobs`] where shares of a job that was here before could be paid twice.
     pub fn add_custom_job(
         &mut self,
         job_id: u32,
@@ -116,6 +117,23 @@ impl ServerChannel {
     ) -> Result<(), JobTableError> {
         let active = Active { min_ntime, custom: Some(paid), ..self.activation(tip.clone()) };
         self.insert(job_id, job, Some(active))
+    }
+
+    /// Whether [`add_custom_job`](Self::add_custom_job) would take this job under this id.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn admits_custom_job(
+        &self,
+        job_id: u32,
+        job: &Job,
+        tip: &Tip,
+    ) -> Result<(), JobTableError> {
+        if self.jobs.get(job_id).is_some() {
+            return Err(JobTableError::IdInUse(job_id));
+        }
+        self.fits(job)?;
+        self.jobs.admit_custom(job, tip)
     }
 
     /// Active jobs that build on anything but this previous hash are stale from now on: for custom
@@ -394,16 +412,19 @@ impl ServerChannel {
         job: Arc<Job>,
         active: Option<Active>,
     ) -> Result<(), JobTableError> {
+        self.fits(&job)?;
         let prefix = self.options.extranonce_prefix;
-        let size = job.coinbase().map(|coinbase| coinbase.full_extranonce_size());
-        if size != Some(self.full_extranonce_size()) {
-            return Err(JobTableError::ExtranonceSize);
-        }
         let root = match self.options.extranonce_size {
             0 => job.merkle_root(&prefix, &[]),
             _ => None,
         };
         self.jobs.insert(job_id, job, prefix, root, active)
+    }
+
+    fn fits(&self, job: &Job) -> Result<(), JobTableError> {
+        let size = job.coinbase().map(|coinbase| coinbase.full_extranonce_size());
+        let fits = size == Some(self.full_extranonce_size());
+        if fits { Ok(()) } else { Err(JobTableError::ExtranonceSize) }
     }
 }
 

@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 
+use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -117,6 +118,28 @@ fn step(factor: f64, job_delay: u64) -> Vec<(f64, u32)> {
     (0..RUNS).map(run).collect()
 }
 
+/// The promise: after ten times more or less hashrate the expected share interval is within a quarter
+/// of what is wanted after ten minutes, or five `SetTarget`s where those came first.
+#[test]
+fn ten_times_more_or_less_takes_five_targets_and_ten_minutes() {
+    for factor in [10.0, 0.1] {
+        let errors: Vec<f64> = (0..RUNS)
+            .map(|seed| {
+                let mut miner = Miner::new(seed, 1.0);
+                miner.run(3_600);
+                miner.hash_rate *= factor;
+                let last = (miner.set_targets + 5, miner.second + 600);
+                while miner.set_targets < last.0 && miner.second < last.1 {
+                    miner.run(1);
+                }
+                miner.error()
+            })
+            .collect();
+        println!("x{factor}: median error {:.3}", median(errors.clone()));
+        assert!(median(errors) <= 0.25, "x{factor}");
+    }
+}
+
 #[test]
 fn settles_after_a_step() {
     for (factor, job_delay) in [(10.0, 0), (0.1, 0), (10.0, 15), (0.1, 15), (100.0, 0), (3.0, 0)] {
@@ -179,6 +202,7 @@ fn a_steady_miner_is_left_alone() {
         "SetTargets a day: {}, runs with more than one in an hour: {above} of {RUNS}",
         f64::from(total) / RUNS as f64
     );
+    assert!(median(worst) <= 1);
     assert!(above as u64 * 20 <= RUNS);
     assert!(f64::from(total) / (RUNS as f64) < 0.5);
 }
@@ -291,6 +315,35 @@ fn absurd_input_is_survived() {
             vardiff.poll(now + Duration::from_secs(step % 7), &NO_LIMITS);
             assert!(vardiff.hash_rate().is_finite(), "{step}");
             assert!(vardiff.target() >= Target::MIN);
+        }
+    }
+}
+
+proptest! {
+    /// Whatever shares and limits come: never easier than the client takes, never harder than a
+    /// block but where that is allowed.
+    #[test]
+    fn targets_stay_within_limits(
+        harder_than_network in any::<bool>(),
+        steps in prop::collection::vec((0u32..400, 0u32..90, 20u32..60, 20u32..60), 1..60),
+    ) {
+        let mut now = Instant::now();
+        let options = VardiffOptions { harder_than_network, ..OPTIONS };
+        let mut vardiff = Vardiff::new(options, Target::DIFFICULTY_1, now);
+        for (shares, seconds, max, network) in steps {
+            let work = vardiff.target().expected_hashes();
+            (0..shares).for_each(|_| vardiff.on_share(work));
+            now += Duration::from_secs(seconds.into());
+            let target = |bits: u32| Target::from_expected_hashes(2f64.powi(bits as i32));
+            let limits = TargetLimits { max_target: target(max), network_target: target(network) };
+            if let Some(new) = vardiff.poll(now, &limits) {
+                prop_assert_eq!(new, vardiff.target());
+            }
+            let now_in_force = vardiff.target();
+            prop_assert!(now_in_force <= limits.max_target);
+            if !harder_than_network && limits.network_target <= limits.max_target {
+                prop_assert!(now_in_force >= limits.network_target);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::testing::{job, tip};
+use crate::template::Template;
+use crate::testing::{factory, job, template, tip};
 
 fn active(mark: u8) -> Active {
     let target = Target::MAX;
@@ -52,4 +53,79 @@ fn room_is_made_again_when_the_tip_comes() {
     submit(&mut table, 1, 300);
     table.activate(2, active(2)).unwrap();
     assert!(room(&table, 2) >= 300, "job 3, which nobody worked on, says nothing");
+}
+
+/// More than the 256 that [`job`] tells apart.
+fn distinct(id: u32) -> Arc<Job> {
+    let template = Template { coinbase_tx_locktime: id, ..template(1) };
+    Arc::new(factory().job(id, &template, 20).unwrap())
+}
+
+fn custom(mark: u8) -> Active {
+    Active { custom: Some(Portion::WHOLE), ..active(mark) }
+}
+
+/// A client that sends its job again after many others must not be paid for its shares again.
+#[test]
+fn a_custom_job_does_not_come_back_with_its_shares_forgotten() {
+    let prefix = Extranonce::new(&[1, 2, 3, 4]).unwrap();
+    let mut table = JobTable::default();
+    let add = |table: &mut JobTable, id, content, mark| {
+        table.insert(id, job(content, 20), prefix, None, Some(custom(mark)))
+    };
+    let share = |job_id| Share {
+        sequence_number: 0,
+        job_id,
+        nonce: 0,
+        ntime: 5,
+        version: 0x2000_0000,
+        extranonce: &[0; 16],
+    };
+    add(&mut table, 1, 1, 1).unwrap();
+    table.check(&share(1), 16, 10, 100).unwrap();
+    // As the oldest of a full table it makes room for itself.
+    for id in 2..=16 {
+        add(&mut table, id, id, 1).unwrap();
+    }
+    add(&mut table, 17, 1, 1).unwrap();
+    assert!(table.get(1).is_none() && table.get(17).is_some());
+    let paid = table.check(&share(17), 16, 10, 100).unwrap_err();
+    assert_eq!(paid.error, ShareError::DuplicateShare);
+    // Gone altogether: not again on this tip, but on another.
+    for id in 18..=34 {
+        add(&mut table, id, id, 1).unwrap();
+    }
+    assert!(table.get(17).is_none());
+    assert_eq!(add(&mut table, 40, 1, 1), Err(JobTableError::Repeated));
+    add(&mut table, 40, 1, 2).unwrap();
+    table.check(&share(40), 16, 10, 100).unwrap();
+    // One without shares may come again.
+    assert!(table.get(2).is_none());
+    add(&mut table, 41, 2, 1).unwrap();
+    // Also one that was retired with its tip.
+    table.clear();
+    assert_eq!(add(&mut table, 42, 1, 2), Err(JobTableError::Repeated));
+}
+
+#[test]
+fn custom_jobs_of_one_tip_are_bounded() {
+    let prefix = Extranonce::new(&[1, 2, 3, 4]).unwrap();
+    let mut table = JobTable::default();
+    let mut outcome = Ok(());
+    let mut id = 0;
+    while outcome.is_ok() {
+        id += 1;
+        outcome = table.insert(id, distinct(id), prefix, None, Some(custom(1)));
+        if outcome.is_ok() {
+            submit(&mut table, id, 1);
+        }
+    }
+    assert_eq!(outcome, Err(JobTableError::TooManyJobs));
+    assert_eq!(id as usize, MAX_SPENT_JOBS + MAX_LIVE_JOBS + 1);
+    // The next tip begins anew, and makes the list of the last one short.
+    for next in id..id + 100 {
+        table.insert(next, distinct(next), prefix, None, Some(custom(2))).unwrap();
+        submit(&mut table, next, 1);
+    }
+    assert!(table.spent.0.len() < 200);
 }

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::channel::jobs::MAX_LIVE_JOBS;
 use crate::header::BlockHash;
@@ -507,4 +509,130 @@ fn a_channel_opened_between_template_and_prev_hash_works_on_the_old_tip() {
     channel.add_future_job(12, job).unwrap();
     channel.set_new_prev_hash(12, work.tip()).unwrap();
     assert_eq!(channel.active_job().unwrap().2.prev_hash, [0xb; 32]);
+}
+
+/// What a test knows of a channel's jobs: how each came and on which tip it counts.
+#[derive(Default)]
+struct Model {
+    /// Id, mark of the tip where active, whether a custom one.
+    jobs: Vec<(u32, Option<u8>, bool)>,
+    paid: std::collections::HashSet<BlockHash>,
+}
+
+proptest! {
+    /// Any operations in any order: nothing panics, no job outlives its tip, no id is there twice,
+    /// no header is paid twice, and what is not live is stale or unknown.
+    #[test]
+    fn any_operations(
+        extended in any::<bool>(),
+        steps in prop::collection::vec((0u8..12, any::<u8>()), 0..150),
+    ) {
+        let kind = if extended { ChannelKind::Extended } else { ChannelKind::Standard };
+        let mut channel = ServerChannel::new(options(kind));
+        let size = channel.full_extranonce_size();
+        let tip_of = |mark: u8| tip(mark, MIN_NTIME, EASY);
+        let (mut next, mut current) = (1, None);
+        let mut model = Model::default();
+        for (step, value) in steps {
+            match step {
+                0 | 1 => {
+                    channel.add_future_job(next, job(next, size)).unwrap();
+                    model.jobs.push((next, None, false));
+                    next += 1;
+                }
+                2 | 3 => if let Some(mark) = current {
+                    channel.add_active_job(next, job(next % 3, size), &tip_of(mark)).unwrap();
+                    model.jobs.push((next, Some(mark), false));
+                    next += 1;
+                } else {
+                    let added = channel.add_active_job(next, job(next, size), &tip_of(value));
+                    prop_assert_eq!(added, Err(JobTableError::NoPrevHash));
+                },
+                4 => {
+                    let mark = value % 4;
+                    let paid = Portion::new(u64::from(value), 255);
+                    channel
+                        .add_custom_job(next, job(next, size), MIN_NTIME, &tip_of(mark), paid)
+                        .unwrap();
+                    model.jobs.push((next, Some(mark), true));
+                    next += 1;
+                }
+                5 => {
+                    let id = u32::from(value) % next.max(1);
+                    let mark = value % 4;
+                    let waited = channel.awaits(id);
+                    let outcome = channel.set_new_prev_hash(id, &tip_of(mark));
+                    prop_assert_eq!(outcome.is_ok(), waited);
+                    if waited {
+                        current = Some(mark);
+                        model.jobs.retain(|(other, on, custom)| {
+                            *other == id || *custom && *on == Some(mark)
+                        });
+                        for entry in model.jobs.iter_mut().filter(|entry| entry.0 == id) {
+                            entry.1 = Some(mark);
+                        }
+                        prop_assert_eq!(channel.active_job().map(|(id, ..)| id), Some(id));
+                    }
+                }
+                6 => {
+                    let mark = value % 4;
+                    channel.retire_other_tips(&tip_of(mark).prev_hash);
+                    model.jobs.retain(|(_, on, _)| on.is_none_or(|on| on == mark));
+                }
+                7 => {
+                    channel.set_target(Target::from_expected_hashes(f64::from(value % 4 + 1)));
+                }
+                8 => {
+                    let prefix = Extranonce::new(&[1, 0, 0, value % 8]).unwrap();
+                    let prefix = prefix.padded(channel.extranonce_prefix().len());
+                    channel.set_extranonce_prefix(prefix).unwrap();
+                    while channel.take_unused_prefix().is_some() {}
+                }
+                9 => if channel.renew_job(next, NOW).is_some() {
+                    let mark = channel.active_job().unwrap().2.prev_hash[0];
+                    model.jobs.push((next, Some(mark), false));
+                    next += 1;
+                },
+                _ => {
+                    let id = u32::from(value) % (next + 2);
+                    let share = Share { nonce: u32::from(value), ..share(&channel, id) };
+                    let known = channel.job(id).is_some();
+                    match channel.check_share(&share, NOW) {
+                        Ok(accepted) => {
+                            prop_assert!(channel.works_on(id));
+                            prop_assert!(accepted.credit <= accepted.work);
+                            prop_assert!(model.paid.insert(accepted.hash), "paid twice");
+                            let solution = channel.solution(&share).unwrap();
+                            prop_assert_eq!(solution.hash, accepted.hash);
+                        }
+                        Err(rejected) => if !known {
+                            let error = rejected.error;
+                            prop_assert!(
+                                error == ShareError::StaleShare || error == ShareError::InvalidJobId
+                            );
+                        },
+                    }
+                }
+            }
+            // Live are those that should be, but for the oldest that made room.
+            let live: Vec<_> =
+                model.jobs.iter().filter(|(id, ..)| channel.job(*id).is_some()).collect();
+            prop_assert!(live.len() <= MAX_LIVE_JOBS);
+            if model.jobs.len() <= MAX_LIVE_JOBS {
+                prop_assert_eq!(live.len(), model.jobs.len());
+            }
+            let missing: Vec<u32> = model
+                .jobs
+                .iter()
+                .map(|(id, ..)| *id)
+                .filter(|id| channel.job(*id).is_none())
+                .collect();
+            model.jobs.retain(|(id, ..)| !missing.contains(id));
+            for (id, on, _) in &model.jobs {
+                prop_assert_eq!(channel.works_on(*id), on.is_some());
+            }
+            let others = (0..next).filter(|id| channel.job(*id).is_some()).count();
+            prop_assert_eq!(others, model.jobs.len());
+        }
+    }
 }
