@@ -1,0 +1,160 @@
+//! Blocks found: submitted at once, and again until they are in the chain or overtaken.
+
+use std::time::{Duration, Instant};
+
+use adit_mining::{Share, Solution};
+use adit_sv2::codec::B064K;
+use adit_sv2::messages::template_distribution::SubmitSolution;
+use adit_transport::{Now, Outbox};
+
+use super::channel::Channel;
+use super::provider::Provider;
+use super::{Core, Effect};
+use crate::metrics::Metrics;
+use crate::store::FoundBlock;
+
+/// The protocol has no answer to `SubmitSolution`, so it is repeated; a template provider that has it takes no harm.
+const RESEND_INTERVAL: Duration = Duration::from_secs(10);
+/// Tips that came and were not the block, after which it is given up: a chain of six does not turn around.
+const OVERTAKEN_AFTER: u32 = 6;
+/// Blocks that are submitted again and again. There are more only on a chain whose blocks are easier than shares; then
+/// the oldest are overtaken anyway.
+const MAX_PENDING: usize = 4_096;
+
+/// Blocks whose fate is not known.
+#[derive(Debug)]
+pub(super) struct Solutions {
+    pending: Vec<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    block: FoundBlock,
+    sent: Option<Instant>,
+    tips_since: u32,
+}
+
+impl Core {
+    /// A share meets the network's target: to our template provider and to the JDS. The pool gets it as a share.
+    pub(super) fn block_found(
+        &mut self,
+        channel: &Channel,
+        share: &Share<'_>,
+        solution: &Solution,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        self.metrics.block("found");
+        let (hash, identity) = (solution.hash, &channel.identity);
+        let template = channel.set_id(share).and_then(|id| self.desk.template_of(id));
+        let Some((provider, template_id)) = template else {
+            // A job of the pool's own, which submits it.
+            return tracing::info!(%hash, identity, "block found on a job of the pool");
+        };
+        tracing::info!(%hash, identity, "block found");
+        let block = FoundBlock {
+            hash: hash.0.to_vec(),
+            prev_hash: solution.header.prev_hash.to_vec(),
+            found_unix_ms: now.unix_ms,
+            identity: identity.clone(),
+            template_provider: self.providers[provider].name.clone(),
+            template_id,
+            version: solution.header.version,
+            ntime: solution.header.ntime,
+            nonce: solution.header.nonce,
+            coinbase_tx: solution.coinbase_tx.clone(),
+        };
+        let mut pending = Pending { block: block.clone(), sent: None, tips_since: 0 };
+        pending.submit(&self.providers, now, out);
+        self.solutions.add(pending, out);
+        // After what must not be late.
+        out.effect(Effect::Keep(Box::new(block)));
+    }
+}
+
+impl Solutions {
+    /// With the blocks of former runs.
+    pub(super) fn new(blocks: Vec<FoundBlock>) -> Self {
+        let pending = |block| Pending { block, sent: None, tips_since: 0 };
+        Self { pending: blocks.into_iter().map(pending).collect() }
+    }
+
+    fn add(&mut self, pending: Pending, out: &mut Outbox<Effect>) {
+        if self.pending.len() >= MAX_PENDING {
+            let dropped = self.pending.remove(0);
+            tracing::error!(hash = %dropped.block.display_hash(), "too many blocks wait for their fate; this one is left");
+            out.effect(Effect::Settled(dropped.hash()));
+        }
+        self.pending.push(pending);
+    }
+
+    /// Blocks whose fate is not known.
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Submits what is due.
+    pub(super) fn tick(&mut self, providers: &[Provider], now: Now, out: &mut Outbox<Effect>) {
+        let due = |sent: Instant| now.instant.duration_since(sent) >= RESEND_INTERVAL;
+        for pending in self.pending.iter_mut().filter(|pending| pending.sent.is_none_or(due)) {
+            pending.submit(providers, now, out);
+        }
+    }
+
+    /// A provider takes messages from now on: what it should have is sent at the next tick.
+    pub(super) fn provider_ready(&mut self, name: &str) {
+        let of_it = |pending: &&mut Pending| pending.block.template_provider == name;
+        self.pending.iter_mut().filter(of_it).for_each(|pending| pending.sent = None);
+    }
+
+    /// A provider's tip: a block of ours, or one that `counts` as gone past ours.
+    pub(super) fn new_tip(
+        &mut self,
+        hash: &[u8; 32],
+        counts: bool,
+        metrics: &Metrics,
+        out: &mut Outbox<Effect>,
+    ) {
+        self.pending.retain_mut(|pending| {
+            let name = pending.block.display_hash();
+            if pending.block.hash == hash {
+                tracing::info!(hash = name, "block is in the chain");
+                metrics.block("accepted");
+            } else {
+                // The tip that it builds on, told again, takes nothing from it.
+                pending.tips_since += u32::from(counts && pending.block.prev_hash != hash);
+                if pending.tips_since < OVERTAKEN_AFTER {
+                    return true;
+                }
+                tracing::warn!(hash = name, "block was overtaken");
+                metrics.block("overtaken");
+            }
+            out.effect(Effect::Settled(pending.hash()));
+            false
+        });
+    }
+}
+
+impl Pending {
+    fn hash(&self) -> [u8; 32] {
+        self.block.hash.as_slice().try_into().unwrap_or_default()
+    }
+
+    fn submit(&mut self, providers: &[Provider], now: Now, out: &mut Outbox<Effect>) {
+        let block = &self.block;
+        // Template ids mean nothing to another provider.
+        let provider = providers.iter().find(|provider| provider.name == block.template_provider);
+        let peer = provider.and_then(|provider| provider.state.ready());
+        let (Some(peer), Ok(coinbase_tx)) = (peer, B064K::new(&block.coinbase_tx)) else { return };
+        let message = SubmitSolution {
+            template_id: block.template_id,
+            version: block.version,
+            header_timestamp: block.ntime,
+            header_nonce: block.nonce,
+            coinbase_tx,
+        };
+        out.send(peer, &message);
+        let again = self.sent.replace(now.instant).is_some();
+        tracing::info!(hash = %block.display_hash(), again, to = block.template_provider, "block submitted");
+    }
+}

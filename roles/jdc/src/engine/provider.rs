@@ -1,0 +1,327 @@
+//! Template providers: all are kept connected, the work of one is in force.
+//!
+//! The first in the configuration that gives work is used. When it is lost the next one that has work takes over at
+//! once; when none has, miners keep what they have. One further up takes over again once it has been well for
+//! [`WELL_AFTER`].
+
+use std::time::{Duration, Instant};
+
+use adit_mining::{TemplateEvent, TemplateTracker, Work};
+use adit_sv2::codec::Str0255;
+use adit_sv2::frame::Header;
+use adit_sv2::keys::Sv2Url;
+use adit_sv2::messages::common::{
+    Common, PROTOCOL_TEMPLATE_DISTRIBUTION, PROTOCOL_VERSION, SetupConnection,
+};
+use adit_sv2::messages::template_distribution::{CoinbaseOutputConstraints, TemplateDistribution};
+use adit_transport::{Event, Now, Outbox, PeerId};
+
+use super::{Core, Effect};
+
+/// One `[[template_provider]]`.
+#[derive(Debug)]
+pub(super) struct Provider {
+    /// `host:port` as configured: its name in logs, metrics and kept blocks.
+    pub(super) name: String,
+    url: Sv2Url,
+    pub(super) state: State,
+    /// Kept over a loss: what it gave stays in force until there is something newer.
+    pub(super) tracker: TemplateTracker,
+    /// Since when this connection has given a template with its tip.
+    well_since: Option<Instant>,
+    /// When the last template came, milliseconds since 1970.
+    pub(super) last_template_unix_ms: Option<u64>,
+    /// What it was told last that we add to a coinbase: bytes and sigops.
+    pub(super) told: Option<(u32, u16)>,
+}
+
+/// How far the connection is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum State {
+    /// There is none, for this reason.
+    Down(String),
+    /// `SetupConnection` is sent.
+    SettingUp(PeerId, Instant),
+    /// It may be asked for things.
+    Ready(PeerId),
+}
+
+/// A provider that was lost and is back is not trusted at once: it may be about to go again.
+const WELL_AFTER: Duration = Duration::from_secs(10);
+/// Why the connection to a peer that refuses us is closed.
+pub(super) const REFUSED: &str = "setup-connection-refused";
+/// For an answer to `SetupConnection`.
+pub(super) const SETUP_DEADLINE: Duration = Duration::from_secs(10);
+
+impl State {
+    pub(super) fn peer(&self) -> Option<PeerId> {
+        match self {
+            Self::Ready(peer) | Self::SettingUp(peer, _) => Some(*peer),
+            Self::Down(_) => None,
+        }
+    }
+
+    /// The connection, where it takes messages.
+    pub(super) fn ready(&self) -> Option<PeerId> {
+        match self {
+            Self::Ready(peer) => Some(*peer),
+            Self::Down(_) | Self::SettingUp(..) => None,
+        }
+    }
+
+    /// Whether there is no answer to `SetupConnection` for too long.
+    pub(super) fn is_overdue(&self, now: Now) -> bool {
+        matches!(self, Self::SettingUp(_, since) if now.instant.duration_since(*since) >= SETUP_DEADLINE)
+    }
+
+    /// For people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Down(reason) => format!("down: {reason}"),
+            Self::SettingUp(..) => "setting up".to_owned(),
+            Self::Ready(_) => "ready".to_owned(),
+        }
+    }
+
+    /// What the dialler says of a connection that is not there. Of a peer that refuses us more is known than that.
+    pub(super) fn unreachable(&mut self, reason: &str) {
+        if let Self::Down(known) = self
+            && reason != REFUSED
+        {
+            reason.clone_into(known);
+        }
+    }
+}
+
+/// Our `SetupConnection` to a server.
+pub(super) fn setup_connection(protocol: u8, flags: u32, url: &Sv2Url) -> SetupConnection<'_> {
+    SetupConnection {
+        protocol,
+        min_version: PROTOCOL_VERSION,
+        max_version: PROTOCOL_VERSION,
+        flags,
+        endpoint_host: Str0255::cut(&url.host),
+        endpoint_port: url.port,
+        vendor: Str0255::cut("adit"),
+        hardware_version: Str0255::cut("adit-jdc"),
+        firmware: Str0255::cut(concat!("adit-jdc ", env!("CARGO_PKG_VERSION"))),
+        device_id: Str0255::default(),
+    }
+}
+
+impl Provider {
+    pub(super) fn new(name: String, url: Sv2Url) -> Self {
+        Self {
+            name,
+            url,
+            state: State::Down("not connected yet".to_owned()),
+            tracker: TemplateTracker::new(),
+            well_since: None,
+            last_template_unix_ms: None,
+            told: None,
+        }
+    }
+
+    /// Whether its work is from this very connection.
+    pub(super) fn has_fresh_work(&self) -> bool {
+        self.well_since.is_some()
+    }
+}
+
+impl Core {
+    pub(super) fn provider_event(
+        &mut self,
+        index: usize,
+        peer: PeerId,
+        event: Event<'_>,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let provider = &mut self.providers[index];
+        match event {
+            Event::Opened { .. } => {
+                if let Some(old) = provider.state.peer() {
+                    out.close(old, "replaced by a newer connection");
+                    self.lose_provider(index, "replaced by a newer connection");
+                }
+                let provider = &mut self.providers[index];
+                provider.state = State::SettingUp(peer, now.instant);
+                out.send(peer, &setup_connection(PROTOCOL_TEMPLATE_DISTRIBUTION, 0, &provider.url));
+            }
+            _ if provider.state.peer() != Some(peer) => {}
+            Event::Frame(header, payload) => {
+                if let Err(reason) = self.provider_frame(index, peer, &header, payload, now, out) {
+                    out.close(peer, reason);
+                    self.lose_provider(index, reason);
+                }
+            }
+            Event::Line(_) => {
+                out.close(peer, "line-on-a-frame-connection");
+                self.lose_provider(index, "line-on-a-frame-connection");
+            }
+            Event::Closed(reason) => self.lose_provider(index, reason),
+        }
+    }
+
+    pub(super) fn provider_tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        for index in 0..self.providers.len() {
+            let state = &self.providers[index].state;
+            if let Some(peer) = state.peer().filter(|_| state.is_overdue(now)) {
+                out.close(peer, "no-answer-to-setup-connection");
+                self.lose_provider(index, "no answer to SetupConnection");
+            }
+        }
+    }
+
+    /// The work in force, and the index of the provider that it is from.
+    pub(super) fn work(&self) -> Option<(usize, Work)> {
+        let index = self.provider?;
+        Some((index, self.providers[index].tracker.work()?))
+    }
+
+    /// Puts the best provider's work into force.
+    pub(super) fn choose_provider(&mut self, now: Now) {
+        let in_use = self.provider.filter(|index| self.providers[*index].has_fresh_work());
+        let better = |(index, provider): &(usize, &Provider)| match (in_use, provider.well_since) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(in_use), Some(since)) => {
+                *index < in_use && now.instant.duration_since(since) >= WELL_AFTER
+            }
+        };
+        if let Some((index, provider)) = self.providers.iter().enumerate().find(better)
+            && self.provider != Some(index)
+        {
+            tracing::info!(provider = provider.name, "templates come from here now");
+            self.provider = Some(index);
+        }
+    }
+
+    /// Tells providers what is added to their coinbases, where that has changed (spec 7.1). Not before it is known, or
+    /// `anyway`: a template for too small a coinbase might become too large a block.
+    pub(super) fn tell_constraints(&mut self, anyway: bool, out: &mut Outbox<Effect>) {
+        let Some(wanted) = self.constraints(anyway) else { return };
+        for provider in &mut self.providers {
+            let Some(peer) = provider.state.ready() else { continue };
+            if provider.told != Some(wanted) {
+                provider.told = Some(wanted);
+                let (size, sigops) = wanted;
+                tracing::debug!(provider = provider.name, size, sigops, "outputs to be added");
+                let constraints = CoinbaseOutputConstraints {
+                    coinbase_output_max_additional_size: size,
+                    coinbase_output_max_additional_sigops: sigops,
+                };
+                out.send(peer, &constraints);
+            }
+        }
+    }
+
+    /// Handles a frame; an error is the reason to close the connection.
+    fn provider_frame(
+        &mut self,
+        index: usize,
+        peer: PeerId,
+        header: &Header,
+        payload: &[u8],
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) -> Result<(), &'static str> {
+        if header.extension_type != 0 {
+            return Ok(()); // none was negotiated (spec 3.4)
+        }
+        let provider = &mut self.providers[index];
+        if provider.state.ready().is_none() {
+            match answer_to_setup(&provider.name, header, payload)? {
+                Ok(_flags) => {
+                    provider.state = State::Ready(peer);
+                    provider.told = None;
+                    tracing::info!(provider = provider.name, "connected to the template provider");
+                    self.metrics.connected("template-provider", &provider.name, true);
+                    self.solutions.provider_ready(&provider.name);
+                    self.ask_for_data_again(index, out);
+                }
+                Err(reason) => {
+                    out.close(peer, REFUSED);
+                    self.lose_provider(index, &reason);
+                }
+            }
+            return Ok(());
+        }
+        if Common::decode(header, payload).is_ok() {
+            return Ok(()); // a Reconnect: it closes when it goes
+        }
+        let message = match TemplateDistribution::decode(header, payload) {
+            Ok((message, _)) => message,
+            Err(error) => {
+                tracing::warn!(provider = provider.name, %error, "frame cannot be read");
+                return Err("malformed-frame");
+            }
+        };
+        match message {
+            TemplateDistribution::NewTemplate(message) => {
+                provider.last_template_unix_ms = Some(now.unix_ms);
+                if let TemplateEvent::NewTip(_) | TemplateEvent::Newer(_) =
+                    provider.tracker.new_template(&message)
+                {
+                    provider.well_since.get_or_insert(now.instant);
+                }
+            }
+            TemplateDistribution::SetNewPrevHash(message) => {
+                let known = provider.tracker.tip().map(|tip| tip.prev_hash);
+                match provider.tracker.set_new_prev_hash(&message) {
+                    TemplateEvent::NewTip(_) => {
+                        provider.well_since.get_or_insert(now.instant);
+                    }
+                    _ => {
+                        let name = &provider.name;
+                        tracing::warn!(provider = name, "new tip without a template for it");
+                    }
+                }
+                let news = known != Some(message.prev_hash);
+                let counts = self.provider == Some(index) && news;
+                self.solutions.new_tip(&message.prev_hash, counts, &self.metrics, out);
+            }
+            TemplateDistribution::RequestTransactionDataSuccess(message) => {
+                self.transaction_data(index, &message);
+            }
+            TemplateDistribution::RequestTransactionDataError(message) => {
+                let code = message.error_code.to_clean_string();
+                self.no_transaction_data(index, message.template_id, &code);
+            }
+            TemplateDistribution::CoinbaseOutputConstraints(_)
+            | TemplateDistribution::RequestTransactionData(_)
+            | TemplateDistribution::SubmitSolution(_) => return Err("unexpected-message"),
+        }
+        Ok(())
+    }
+
+    fn lose_provider(&mut self, index: usize, reason: &str) {
+        let provider = &mut self.providers[index];
+        tracing::warn!(provider = provider.name, reason, "template provider lost");
+        self.metrics.connected("template-provider", &provider.name, false);
+        provider.state = State::Down(reason.to_owned());
+        provider.well_since = None;
+        provider.tracker.disconnected();
+    }
+}
+
+/// The first frame of a server: its flags, or why it refuses us. The outer error is the reason to close.
+pub(super) fn answer_to_setup(
+    name: &str,
+    header: &Header,
+    payload: &[u8],
+) -> Result<Result<u32, String>, &'static str> {
+    match Common::decode(header, payload) {
+        Ok((Common::SetupConnectionSuccess(message), _)) => Ok(Ok(message.flags)),
+        Ok((Common::SetupConnectionError(message), _)) => {
+            tracing::warn!(server = name, %message, "connection refused");
+            let code = message.error_code.to_clean_string();
+            Ok(Err(format!("it refuses us: {code} (flags {:#x})", message.flags)))
+        }
+        Ok(_) => Err("unexpected-message"),
+        Err(error) => {
+            tracing::warn!(server = name, %error, "frame cannot be read");
+            Err("malformed-frame")
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Shares: judged and acknowledged here, sent to the pool where they count there, kept while it has not accepted the job.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use adit_mining::{BlockHash, Extranonce, Share, ShareError};
+use adit_sv2::codec::Str0255;
+use adit_sv2::messages::mining::SubmitSharesError;
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::claim::ForWhom;
+use super::downstream::Miner;
+use super::{Core, Effect, JdcEngine};
+
+/// A share as it is sent on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Onward {
+    pub(super) hash: BlockHash,
+    pub(super) nonce: u32,
+    pub(super) ntime: u32,
+    pub(super) version: u32,
+    /// All that the upstream lets us roll.
+    pub(super) extranonce: Extranonce,
+    pub(super) is_block: bool,
+}
+
+impl Onward {
+    /// As a number.
+    fn value(&self) -> impl Iterator<Item = &u8> {
+        self.hash.0.iter().rev()
+    }
+}
+
+impl Ord for Onward {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.value().cmp(other.value())
+    }
+}
+
+impl PartialOrd for Onward {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The best shares on a job that the pool has not accepted yet.
+#[derive(Debug, Default)]
+pub(super) struct Cache(BinaryHeap<Onward>);
+
+impl Cache {
+    /// Keeps a share; where there are `most` already, the worst of all goes. Says whether one went.
+    fn keep(&mut self, share: Onward, most: usize) -> bool {
+        self.0.push(share);
+        self.0.len() > most && self.0.pop().is_some()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All of them, the best first.
+    pub(super) fn take(&mut self) -> Vec<Onward> {
+        std::mem::take(&mut self.0).into_sorted_vec()
+    }
+}
+
+/// When which channel has to be acknowledged, soonest first.
+pub(super) type Due = VecDeque<(Instant, PeerId, u32)>;
+
+impl Miner {
+    /// Judges a share and sends it on.
+    pub(super) fn share(
+        &mut self,
+        peer: PeerId,
+        channel_id: u32,
+        share: &Share<'_>,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let Some(channel) = self.channels.get_mut(channel_id) else {
+            core.metrics.share_rejected(ShareError::InvalidChannelId);
+            return refuse(
+                peer,
+                channel_id,
+                share.sequence_number,
+                ShareError::InvalidChannelId,
+                out,
+            );
+        };
+        let (hash, is_block, refused) = match channel.server.check_share(share, now.unix_secs()) {
+            Ok(accepted) => {
+                core.metrics.share_accepted();
+                channel.accepted += 1;
+                channel.last_share = Some(now.instant);
+                channel.vardiff.on_share(accepted.work);
+                channel.server.credit(share.sequence_number, accepted.work);
+                (Some(accepted.hash), accepted.is_block, None)
+            }
+            Err(rejected) => {
+                core.metrics.share_rejected(rejected.error);
+                channel.rejected += 1;
+                (rejected.block, rejected.block.is_some(), Some(rejected.error))
+            }
+        };
+        if let Some(hash) = hash {
+            let prefix = *channel.server.extranonce_prefix();
+            let claim_id = channel.set_id(share);
+            let onward = |extranonce| Onward {
+                hash,
+                nonce: share.nonce,
+                ntime: share.ntime,
+                version: share.version,
+                extranonce,
+                is_block,
+            };
+            let solution = is_block.then(|| channel.server.solution(share)).flatten();
+            if let Some(solution) = &solution {
+                core.block_found(channel, share, solution, now, out);
+            }
+            if let Some(id) = claim_id {
+                core.share_onward(id, &prefix, share.extranonce, onward, now, out);
+            }
+        }
+        if let Some(error) = refused {
+            return refuse(peer, channel_id, share.sequence_number, error, out);
+        }
+        // After what must not be late.
+        if channel.server.unacknowledged() >= core.settings.ack_batch {
+            if let Some(message) = channel.server.take_success() {
+                out.send(peer, &message);
+            }
+        } else if channel.server.unacknowledged() == 1 {
+            core.desk.due.push_back((now.instant + core.settings.ack_interval, peer, channel_id));
+        }
+    }
+}
+
+fn refuse(
+    peer: PeerId,
+    channel_id: u32,
+    sequence_number: u32,
+    error: ShareError,
+    out: &mut Outbox<Effect>,
+) {
+    let error_code = Str0255::cut(error.code());
+    out.send(peer, &SubmitSharesError { channel_id, sequence_number, error_code });
+}
+
+impl Core {
+    /// To the pool, into the cache, or nowhere; a block to the JDS as well.
+    fn share_onward(
+        &mut self,
+        claim_id: u32,
+        prefix: &[u8],
+        rolled: &[u8],
+        onward: impl FnOnce(Extranonce) -> Onward,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let Some(claim) = self.desk.get_mut(claim_id) else {
+            return self.metrics.onward("lost", 1);
+        };
+        let Some(extranonce) = claim.extranonce(prefix, rolled) else { return };
+        let share = onward(extranonce);
+        let index = match claim.key.for_whom {
+            ForWhom::Solo => return self.metrics.onward("solo", 1),
+            ForWhom::Upstream { index, .. } | ForWhom::Own { index, .. } => index,
+        };
+        let channel = self.upstreams[index].pool.channel.as_ref();
+        let session = channel.map(|channel| channel.session);
+        match claim.accepted {
+            Some(accepted) if Some(accepted.session) == session => {
+                if share.is_block || accepted.target.is_met_by(&share.hash) {
+                    self.send_share(index, accepted.job_id, &share, now, out);
+                } else {
+                    self.metrics.onward("below-target", 1);
+                }
+            }
+            _ if claim.is_on_its_way() => {
+                self.metrics.onward("cached", 1);
+                let lost = claim.cache.keep(share.clone(), self.settings.cached_shares);
+                self.metrics.onward("overflow", lost.into());
+            }
+            _ => self.metrics.onward("lost", 1),
+        }
+        if share.is_block {
+            self.push_solution(claim_id, &share, out);
+        }
+    }
+}
+
+impl JdcEngine {
+    /// Acknowledges what has waited long enough for company.
+    pub(super) fn acknowledge_due(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        while let Some((due, peer, channel_id)) = self.core.desk.due.front().copied() {
+            if due > now.instant {
+                break;
+            }
+            self.core.desk.due.pop_front();
+            let channel =
+                self.miners.get_mut(&peer).and_then(|miner| miner.channels.get_mut(channel_id));
+            if let Some(message) = channel.and_then(|channel| channel.server.take_success()) {
+                out.send(peer, &message);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(high: u8) -> Onward {
+        let mut hash = [0xff; 32];
+        hash[31] = high;
+        Onward {
+            hash: BlockHash(hash),
+            nonce: 0,
+            ntime: 0,
+            version: 0,
+            extranonce: Extranonce::default(),
+            is_block: false,
+        }
+    }
+
+    #[test]
+    fn the_best_shares_stay() {
+        let mut cache = Cache::default();
+        for high in [5, 1, 9, 3, 7] {
+            cache.keep(share(high), 3);
+        }
+        let kept: Vec<u8> = cache.take().iter().map(|share| share.hash.0[31]).collect();
+        assert_eq!(kept, [1, 3, 5]);
+        assert_eq!(cache.len(), 0);
+    }
+}

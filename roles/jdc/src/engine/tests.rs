@@ -1,0 +1,6 @@
+//! The engine between scripted peers, on simulated time.
+
+mod declaring;
+mod failing;
+mod miners;
+mod sim;

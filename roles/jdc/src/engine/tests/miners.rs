@@ -1,0 +1,269 @@
+//! What miners see: groups, limits, extensions, and what bad input gets.
+
+use std::time::Duration;
+
+use adit_sv2::codec::{Seq064K, Str0255};
+use adit_sv2::frame::Header;
+use adit_sv2::messages::common::SetupConnection;
+use adit_sv2::messages::extensions::RequestExtensions;
+use adit_sv2::messages::mining::*;
+use adit_transport::Event;
+use proptest::prelude::*;
+
+use super::sim::Sim;
+use crate::engine::Link;
+
+#[test]
+fn one_message_for_a_group_and_standard_channels_share_it() {
+    let mut sim = Sim::working("", 1);
+    let peer = sim.miner_connection(0);
+    sim.open_extended(peer, 8);
+    let mut extended = sim.opened(peer);
+    sim.open_standard(peer);
+    let mut standard = sim.opened(peer);
+    assert_eq!(extended.channel.group_channel_id(), standard.channel.group_channel_id());
+    assert_eq!(standard.channel.full_extranonce_size(), 11);
+    let from = sim.said.len();
+    sim.tip(2, 2);
+    let names: Vec<_> = sim.heard_by(peer, from);
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(names[0].starts_with("NewExtendedMiningJob") && names[1].starts_with("SetNewPrevHash"));
+    extended.share(&mut sim);
+    standard.share(&mut sim);
+    let shares = sim.shares(0, from);
+    assert_eq!(shares.len(), 2);
+    assert_eq!(shares[0].1[5..8], [0, 0, 1]);
+    assert_eq!(shares[1].1[5..8], [0, 0, 2]);
+    assert_eq!(shares[1].1[8..], [0; 8]);
+}
+
+#[test]
+fn a_device_that_requires_standard_jobs_gets_no_group() {
+    let mut sim = Sim::working("", 1);
+    let peer = sim.miner_connection(REQUIRES_STANDARD_JOBS);
+    sim.open_standard(peer);
+    let mut miner = sim.opened(peer);
+    assert_eq!(miner.channel.group_channel_id(), 0);
+    let from = sim.said.len();
+    sim.tip(2, 2);
+    assert!(sim.heard_by(peer, from)[0].starts_with("NewMiningJob"));
+    miner.share(&mut sim);
+    let shares = sim.shares(0, from);
+    assert_eq!(shares[0].1, [vec![0; 15], vec![1]].concat());
+    sim.open_extended(peer, 4);
+    let refusal = sim.heard_by(peer, from).pop().unwrap();
+    assert!(refusal.contains("extended-channels-not-supported-for-standard-jobs"), "{refusal}");
+}
+
+#[test]
+fn without_groups_every_channel_is_spoken_to() {
+    let mut sim = Sim::working("channels.group_channels = false", 1);
+    let peer = sim.miner_connection(0);
+    sim.open_extended(peer, 8);
+    sim.open_extended(peer, 8);
+    let from = sim.said.len();
+    sim.tip(2, 2);
+    assert_eq!(sim.heard_by(peer, from).len(), 4);
+}
+
+#[test]
+fn requests_wait_for_work_and_count_towards_the_limits() {
+    let mut sim = Sim::new("channels.max_per_connection = 2\nchannels.max = 3", 1);
+    let peer = sim.miner_connection(0);
+    let from = sim.said.len();
+    sim.open_extended(peer, 8);
+    sim.open_standard(peer);
+    assert!(sim.heard_by(peer, from).is_empty());
+    sim.open_standard(peer);
+    assert!(sim.heard_by(peer, from)[0].contains("channel-capacity-exhausted"));
+    for link in [Link::Pool(0), Link::Jds(0), Link::TemplateProvider(0)] {
+        sim.connect(link);
+    }
+    sim.tip(1, 1);
+    let opened = sim.heard_by(peer, from);
+    assert_eq!(opened.iter().filter(|m| m.contains("Channel.Success")).count(), 2, "{opened:?}");
+    let other = sim.miner_connection(0);
+    sim.open_standard(other);
+    let from = sim.said.len();
+    sim.open_standard(other);
+    assert!(sim.heard_by(other, from)[0].contains("channel-capacity-exhausted"));
+    // And those who open none do not take a place for ever.
+    let idle = sim.miner_connection(0);
+    sim.pass(Duration::from_secs(62));
+    assert!(sim.closed.contains(&(idle, "no-channel-in-time")));
+}
+
+#[test]
+fn the_pool_hears_the_real_sum() {
+    let mut sim = Sim::working("", 1);
+    let rates = |sim: &Sim, from| -> Vec<f32> {
+        let updates = sim.payloads(Link::Pool(0), UpdateChannel::TYPE, from);
+        use adit_sv2::messages::Message as _;
+        updates.iter().map(|p| UpdateChannel::decode(p).unwrap().0.nominal_hash_rate).collect()
+    };
+    let first = sim.extended(8);
+    assert_eq!(rates(&sim, 0), [10.0]);
+    let second = sim.extended(8);
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(rates(&sim, 0), [10.0, 20.0]);
+    let reason_code = Str0255::cut("done");
+    sim.send(first.peer, &CloseChannel { channel_id: first.channel.id(), reason_code });
+    sim.pass(Duration::from_millis(1_200));
+    assert_eq!(rates(&sim, 0), [10.0, 20.0, 10.0]);
+    sim.event(second.peer, Event::Closed("gone"));
+    assert_eq!(rates(&sim, 0), [10.0, 20.0, 10.0, 0.0]);
+    // Whoever is gone costs nobody a declaration.
+    let from = sim.said.len();
+    sim.tip(2, 2);
+    assert!(sim.names(Link::Pool(0), from).is_empty());
+}
+
+#[test]
+fn frames_of_unknown_extensions_pass_with_only_the_channel_changed() {
+    let mut sim = Sim::working("", 1);
+    let (a, b) = (sim.extended(8), sim.extended(4));
+    let frame = |channel: u32, channel_msg: bool| {
+        let mut payload = channel.to_le_bytes().to_vec();
+        payload.extend(b"hello");
+        let header = Header { extension_type: 0x4321, channel_msg, msg_type: 0x1b, msg_length: 9 };
+        (header, payload)
+    };
+    let pool = sim.peer(Link::Pool(0));
+    let from = sim.said.len();
+    let (header, payload) = frame(a.channel.id(), true);
+    sim.event(a.peer, Event::Frame(header, &payload));
+    let said = &sim.said[from];
+    assert_eq!((said.to, said.header, &said.payload), (pool, header, &frame(7, true).1));
+    // Both miners are one channel to the pool.
+    let from = sim.said.len();
+    let (header, payload) = frame(7, true);
+    sim.event(pool, Event::Frame(header, &payload));
+    let to: Vec<_> = sim.said[from..].iter().map(|said| (said.to, said.payload.clone())).collect();
+    assert_eq!(
+        to,
+        [(a.peer, frame(a.channel.id(), true).1), (b.peer, frame(b.channel.id(), true).1)]
+    );
+    // Without the channel bit, or for a channel that is not theirs: dropped without a word.
+    let from = sim.said.len();
+    for (header, payload) in [frame(a.channel.id(), false), frame(99, true)] {
+        sim.event(a.peer, Event::Frame(header, &payload));
+    }
+    sim.event(pool, Event::Frame(frame(7, false).0, &frame(7, false).1));
+    sim.event(pool, Event::Frame(frame(8, true).0, &frame(8, true).1));
+    assert_eq!(sim.said.len(), from);
+    assert!(sim.closed.is_empty());
+}
+
+#[test]
+fn extensions_are_answered() {
+    let mut sim = Sim::working("", 1);
+    let peer = sim.miner_connection(0);
+    let from = sim.said.len();
+    for asked in [&[2u16][..], &[1], &[1, 2], &[]] {
+        let requested_extensions = Seq064K::new(asked).unwrap();
+        sim.send(peer, &RequestExtensions { request_id: 1, requested_extensions });
+    }
+    let heard = sim.heard_by(peer, from);
+    let errors: Vec<bool> = heard.iter().map(|m| m.contains("Error")).collect();
+    assert_eq!(errors, [true, false, false, false], "{heard:?}");
+}
+
+#[test]
+fn whom_we_do_not_serve() {
+    for (protocol, versions, flags, code) in [
+        (1, (2, 2), 0, "unsupported-protocol"),
+        (0, (3, 4), 0, "protocol-version-mismatch"),
+        (0, (2, 2), REQUIRES_WORK_SELECTION, "unsupported-feature-flags"),
+    ] {
+        let mut sim = Sim::working("", 1);
+        let peer = sim.connect(Link::Miner);
+        let setup = SetupConnection {
+            protocol,
+            min_version: versions.0,
+            max_version: versions.1,
+            flags,
+            endpoint_host: Str0255::cut(""),
+            endpoint_port: 0,
+            vendor: Str0255::cut(""),
+            hardware_version: Str0255::cut(""),
+            firmware: Str0255::cut(""),
+            device_id: Str0255::cut(""),
+        };
+        sim.send(peer, &setup);
+        assert!(sim.heard_by(peer, 0)[0].contains(code));
+        assert_eq!(sim.closed, [(peer, "setup-connection-refused")]);
+    }
+}
+
+#[test]
+fn wrong_shares_are_answered_and_not_passed_on() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(8);
+    let from = sim.said.len();
+    let share = SubmitSharesExtended {
+        channel_id: miner.channel.id(),
+        sequence_number: 4,
+        job_id: 999,
+        nonce: 0,
+        ntime: 0,
+        version: 0,
+        extranonce: adit_sv2::codec::B032::new(&[0; 8]).unwrap(),
+    };
+    sim.send(miner.peer, &share);
+    sim.send(miner.peer, &SubmitSharesExtended { channel_id: 77, ..share });
+    sim.tip(2, 2);
+    let old = miner.channel.active().unwrap().job_id;
+    sim.send(miner.peer, &SubmitSharesExtended { job_id: old, ..share });
+    let heard = sim.heard_by(miner.peer, from);
+    for code in ["invalid-job-id", "invalid-channel-id", "stale-share"] {
+        assert!(heard.iter().any(|m| m.contains(code)), "{code}: {heard:?}");
+    }
+    assert!(sim.shares(0, from).is_empty());
+    miner.share(&mut sim);
+    assert_eq!(sim.shares(0, from).len(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever any peer sends, and in whatever order connections come and go: no panic, and a miner that behaves has
+    /// work in the end.
+    #[test]
+    fn nothing_that_is_sent_panics(
+        frames in prop::collection::vec(
+            (0usize..5, 0u16..2, any::<bool>(), 0u8..0x78, prop::collection::vec(any::<u8>(), 0..120)),
+            0..25,
+        ),
+        losses in prop::collection::vec(0usize..4, 0..4),
+    ) {
+        let links =
+            [Link::Pool(0), Link::Jds(0), Link::TemplateProvider(0), Link::Miner, Link::Pool(1)];
+        let mut sim = Sim::working("", 2);
+        let miner = sim.extended(8);
+        for (link, extension_type, channel_msg, msg_type, payload) in frames {
+            let peer = sim.peer(links[link]);
+            if sim.closed.iter().any(|(gone, _)| *gone == peer) || peer == miner.peer {
+                continue;
+            }
+            let msg_length = payload.len() as u32;
+            let header = Header { extension_type, channel_msg, msg_type, msg_length };
+            sim.event(peer, Event::Frame(header, &payload));
+        }
+        for link in losses {
+            let peer = sim.peer(links[link]);
+            if !sim.closed.iter().any(|(gone, _)| *gone == peer) && peer != miner.peer {
+                sim.lose(links[link]);
+            }
+        }
+        sim.pass(Duration::from_secs(1));
+        for link in [Link::Pool(0), Link::Jds(0), Link::TemplateProvider(0)] {
+            let peer = sim.peer(link);
+            if sim.closed.iter().any(|(gone, _)| *gone == peer) {
+                sim.connect(link);
+            }
+        }
+        sim.tip(1_000_000, 0x77);
+        prop_assert!(sim.engine.core.desk.current().is_some());
+        prop_assert!(sim.closed.iter().all(|(peer, _)| *peer != miner.peer));
+    }
+}

@@ -1,0 +1,5 @@
+//! `adit-jdc`.
+
+fn main() -> std::process::ExitCode {
+    adit_jdc::program()
+}
