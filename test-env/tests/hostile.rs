@@ -57,7 +57,10 @@ impl Works {
             .unwrap();
         let mut stack = Stack::of(node, provider, pool).unwrap();
         let translator = Setup::translator(&stack.pool.endpoint());
-        let translator = translator.set("miners", "hello_timeout_seconds", HELLO_SECONDS);
+        let translator = translator
+            .set("miners", "hello_timeout_seconds", HELLO_SECONDS)
+            // One that asks and does not read is to be found out by that.
+            .set("miners", "max_lines_per_second", 1_000_000);
         stack.translator = Some(translator.start().unwrap());
         for mode in ["sv1", "sv2-standard", "sv2-extended"] {
             stack.add_miner(mode).unwrap();

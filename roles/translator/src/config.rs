@@ -1,12 +1,19 @@
 //! The translator's configuration.
 
+mod auth;
+mod firmware;
+mod listen;
+
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use adit_mining::job::VERSION_ROLLING_MASK;
 use adit_service::{CommonConfig, ConfigError, Http, Log};
 use adit_sv2::keys::Sv2Url;
 use serde::{Deserialize, Deserializer, de::Error as _};
+
+pub use auth::{Auth, AuthMode};
+pub use firmware::{Firmware, FirmwareTable};
+pub use listen::{Listen, Suggested};
 
 /// What `init` prints: every key, with its default where it has one.
 pub const EXAMPLE: &str = include_str!("../example.toml");
@@ -24,35 +31,18 @@ pub struct Config {
     /// `[miners]`
     #[serde(default)]
     pub miners: Miners,
+    /// `[auth]`
+    #[serde(default)]
+    pub auth: Auth,
+    /// `[[firmware]]`, before what is known of firmware without it.
+    #[serde(default)]
+    pub firmware: Vec<Firmware>,
     /// `[http]`
     #[serde(default)]
     pub http: Http,
     /// `[log]`
     #[serde(default)]
     pub log: Log,
-}
-
-/// One `[[listen]]`: where miners connect.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Listen {
-    /// Address and port. Port 0 takes a free one, which is logged.
-    pub address: SocketAddr,
-    /// Open connections; more are closed at once. Holds memory and file descriptors within what the machine has.
-    pub max_connections: usize,
-    /// Open connections from one address (IPv6: one /64): one machine cannot take all places. Loopback addresses are
-    /// not held to it.
-    pub max_connections_per_address: u32,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            address: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 34255)),
-            max_connections: 20_000,
-            max_connections_per_address: 5_000,
-        }
-    }
 }
 
 /// One `[[upstream]]`: a pool or proxy that speaks Stratum V2.
@@ -98,6 +88,16 @@ pub struct Miners {
     pub keepalive_notify_seconds: u64,
     /// Time for a connection to subscribe and authorise, in seconds. Against connections that only take a place.
     pub hello_timeout_seconds: u64,
+    /// Time without a line of a miner that has, in seconds. Against the same.
+    pub idle_timeout_seconds: u64,
+    /// Lines within one second after which a connection is closed. Against floods.
+    pub max_lines_per_second: u32,
+    /// Shares a minute that the upstream aims at for each miner: turns the difficulty that a miner asks for into the
+    /// hashrate that the upstream is told.
+    pub expected_shares_per_minute: f64,
+    /// Miners that have a series of their own in the metrics, the fastest first; 0 for none. Each costs the one that
+    /// collects them as much as anything else.
+    pub worker_metrics: usize,
 }
 
 impl Default for Miners {
@@ -109,6 +109,10 @@ impl Default for Miners {
             nominal_hash_rate: 1e13,
             keepalive_notify_seconds: 45,
             hello_timeout_seconds: 60,
+            idle_timeout_seconds: 1_800,
+            max_lines_per_second: 1_000,
+            expected_shares_per_minute: 6.0,
+            worker_metrics: 0,
         }
     }
 }
@@ -129,20 +133,10 @@ impl Config {
     /// # Errors
     /// The first key at fault.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.listen.is_empty() {
-            return wrong("listen", "required: at least one [[listen]]");
-        }
-        for (index, listen) in self.listen.iter().enumerate() {
-            let same =
-                |other: &Listen| other.address == listen.address && listen.address.port() != 0;
-            if self.listen[..index].iter().any(same) {
-                return wrong(&format!("listen[{index}].address"), "given twice");
-            }
-            let key = |name| format!("listen[{index}].{name}");
-            between(&key("max_connections"), listen.max_connections, 1, usize::MAX)?;
-            let per_address = listen.max_connections_per_address;
-            between(&key("max_connections_per_address"), per_address, 1, u32::MAX)?;
-        }
+        listen::check(&self.listen)?;
+        let local = |listen: &Listen| listen.auth.unwrap_or(self.auth.mode) == AuthMode::Local;
+        auth::check(&self.auth, self.listen.iter().any(local))?;
+        firmware::check(&self.firmware)?;
         if self.upstream.is_empty() {
             return wrong("upstream", "required: at least one [[upstream]] with a `url`");
         }
@@ -168,9 +162,17 @@ impl Config {
         }
         between("miners.nominal_hash_rate", miners.nominal_hash_rate, 1.0, 1e30)?;
         between("miners.keepalive_notify_seconds", miners.keepalive_notify_seconds, 30, 55)?;
-        between("miners.hello_timeout_seconds", miners.hello_timeout_seconds, 1, 3_600)
+        between("miners.hello_timeout_seconds", miners.hello_timeout_seconds, 1, 3_600)?;
+        between("miners.idle_timeout_seconds", miners.idle_timeout_seconds, 60, 86_400)?;
+        between("miners.max_lines_per_second", miners.max_lines_per_second, 10, 1_000_000)?;
+        let expected = miners.expected_shares_per_minute;
+        between("miners.expected_shares_per_minute", expected, 0.01, 1e4)?;
+        between("miners.worker_metrics", miners.worker_metrics, 0, 1_000)
     }
 }
+
+/// Highest difficulty that anybody may ask for: several times that of the network.
+pub const MAX_DIFFICULTY: f64 = 1e15;
 
 /// Longest user name of a miner, in bytes: with a template around it, it must fit in a `user_identity` of 255 bytes.
 pub const MAX_USER: usize = 191;

@@ -1,21 +1,26 @@
 //! The translator as a program: the engine between sockets and the pages about it.
 
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use adit_service::clap::{ArgMatches, Command};
 use adit_service::{ConfigError, Context, Role};
 use adit_transport::{
-    AddressLimits, ConnectionLimits, DialOptions, DialState, Hub, HubOptions, ListenLimits,
-    Protocol, TransportMetrics,
+    AddressLimits, ConnectionLimits, DialOptions, DialState, Hub, HubOptions, LineOptions,
+    ListenLimits, Protocol, TransportMetrics,
 };
-use anyhow::Context as _;
+use anyhow::{Context as _, Error};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::{Verifier, hash_password};
 use crate::config::{Config, EXAMPLE, Listen};
-use crate::engine::{Effect, Link, TranslatorEngine};
+use crate::engine::{Effect, Link, Login, TranslatorEngine};
 use crate::metrics::Metrics;
 
 /// The role, for the binary and for programs that run a translator inside.
@@ -24,6 +29,8 @@ pub struct TranslatorRole;
 
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Between two measurements of hashrates.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two summaries in the log.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// Kept for an upstream that does not read: what thousands of miners say when it comes back.
@@ -46,9 +53,24 @@ impl Role for TranslatorRole {
     async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         run(config, cx).await
     }
+
+    fn extra_commands() -> Vec<Command> {
+        let about = "Hash a password, read from standard input, for [auth.users]";
+        vec![Command::new("hash-password").about(about)]
+    }
+
+    async fn run_extra(name: &str, _: &ArgMatches) -> anyhow::Result<ExitCode> {
+        anyhow::ensure!(name == "hash-password", "no command `{name}`");
+        let mut password = String::new();
+        std::io::stdin().read_line(&mut password)?;
+        let hash = hash_password(password.trim_end_matches(['\r', '\n'])).map_err(Error::msg)?;
+        writeln!(std::io::stdout(), "{hash}")?;
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
-/// Works until `cx.shutdown`. The readiness condition is `upstream`; the first listener is named `miners`.
+/// Works until `cx.shutdown`. The readiness condition is `upstream`; listeners have their configured names, the first
+/// `miners` where it has none.
 ///
 /// # Errors
 /// An address cannot be listened on, or the engine failed.
@@ -57,9 +79,19 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     cx.metrics.register(|registry| metrics.register(registry));
     let transport = cx.metrics.register(TransportMetrics::register);
 
+    let verifier = Verifier::new(&config.auth.users)?;
+    // The hub owns what is done about effects, and that needs the hub.
+    let later: Arc<Mutex<Option<Hub<TranslatorEngine>>>> = Arc::default();
     let on_effect = {
-        let metrics = metrics.clone();
-        move |Effect::FannedOut(since)| metrics.fanned_out(since.elapsed())
+        let (metrics, later) = (metrics.clone(), later.clone());
+        move |effect| match effect {
+            Effect::FannedOut(since) => metrics.fanned_out(since.elapsed()),
+            Effect::Verify(login) => {
+                // One for each connection at most: until it is answered a miner is not listened to.
+                let hub = later.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                tokio::spawn(verify(login, verifier.clone(), hub));
+            }
+        }
     };
     // Ends last: connections are closed by the tokens of their listeners and of the dialer.
     let end = CancellationToken::new();
@@ -67,6 +99,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let engine = TranslatorEngine::new(&config, metrics.clone());
     let options = HubOptions { cancel: end, ..HubOptions::default() };
     let hub = Hub::new(engine, on_effect, transport, options);
+    *later.lock().unwrap_or_else(PoisonError::into_inner) = Some(hub.clone());
     let status = hub.clone();
     cx.set_status(move || {
         status.try_with(|engine, now, _| engine.status(now)).unwrap_or(Value::Null)
@@ -78,30 +111,46 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen[{index}].address: cannot listen on {address}"))?;
-        let address = listener.local_addr()?;
-        if index == 0 {
-            cx.listening("miners", address);
-        } else {
-            tracing::info!(%address, "listening for miners as well");
-        }
-        let limits = listen_limits(listen);
-        tasks.spawn(hub.serve_lines(listener, Link::Miner, limits, cx.shutdown.clone()));
+        let name = listen.label(index);
+        // As many as the configuration has, once for a run.
+        cx.listening(String::leak(name.clone()), listener.local_addr()?);
+        let options = LineOptions {
+            // The one that everybody has is simply that of the miners.
+            label: Some(match (index, &listen.name) {
+                (0, None) => "Miner".to_owned(),
+                _ => format!("Miner:{name}"),
+            }),
+            tls: listen.tls(index)?.map(Arc::new),
+            proxies: listen.proxy_protocol.then(|| listen.trusted_proxies.clone().into()),
+        };
+        let (link, limits) = (Link::Miner(index as u8), listen_limits(listen));
+        tasks.spawn(hub.serve_lines_with(listener, link, options, limits, cx.shutdown.clone()));
     }
     for upstream in config.upstream.iter().filter(|upstream| upstream.url.authority.is_none()) {
         tracing::warn!(url = %upstream.url, "no authority key: anybody could answer in its place");
     }
     tasks.spawn(keep_upstream(&hub, &cx));
-    tasks.spawn(watch(hub.clone(), metrics, cx.clone()));
+    tasks.spawn(watch(hub.clone(), metrics, config.miners.worker_metrics, cx.clone()));
 
     let failed = hub.failed();
-    tokio::select! {
-        () = cx.shutdown.cancelled() => {}
-        failed = failed => return Err(failed.into()),
-    }
+    let ended = tokio::select! {
+        () = cx.shutdown.cancelled() => Ok(()),
+        failed = failed => Err(failed),
+    };
+    *later.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    ended?;
     while let Some(joined) = tasks.join_next().await {
         joined?;
     }
     Ok(())
+}
+
+/// Verifies what a miner says, and tells the engine.
+async fn verify(login: Login, verifier: Verifier, hub: Option<Hub<TranslatorEngine>>) {
+    let verdict = verifier.verify(&login.user, &login.password).await;
+    if let Some(hub) = hub {
+        let _ = hub.try_with(|engine, now, out| engine.verified(login.peer, verdict, now, out));
+    }
 }
 
 fn keep_upstream(
@@ -136,7 +185,9 @@ fn keep_upstream(
 }
 
 /// Says what the translator waits for, and once a minute how it does.
-async fn watch(hub: Hub<TranslatorEngine>, metrics: Metrics, cx: Context) {
+async fn watch(hub: Hub<TranslatorEngine>, metrics: Metrics, workers: usize, cx: Context) {
+    let mut measures = interval(MEASURE_INTERVAL);
+    measures.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks = interval(READINESS_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut summaries = interval(SUMMARY_INTERVAL);
@@ -147,6 +198,11 @@ async fn watch(hub: Hub<TranslatorEngine>, metrics: Metrics, cx: Context) {
             _ = looks.tick() => {
                 let Ok(upstream) = hub.try_with(|engine, _, _| engine.readiness()) else { return };
                 cx.readiness.set("upstream", upstream);
+            }
+            _ = measures.tick() => {
+                let rates = hub.try_with(|engine, now, _| engine.hash_rates(workers, now));
+                let Ok((all, users)) = rates else { return };
+                metrics.hash_rates(all, &users);
             }
             _ = summaries.tick() => {
                 let totals = metrics.totals();
@@ -169,14 +225,22 @@ async fn watch(hub: Hub<TranslatorEngine>, metrics: Metrics, cx: Context) {
 fn listen_limits(listen: &Listen) -> ListenLimits {
     let limits = ListenLimits::default();
     let everyone = u32::try_from(listen.max_connections).unwrap_or(u32::MAX);
+    let address = AddressLimits {
+        connections: listen.max_connections_per_address,
+        burst: listen.connection_burst_per_address,
+        per_second: listen.connections_per_second_per_address,
+    };
+    let loopback = AddressLimits { connections: everyone, ..limits.loopback };
     ListenLimits {
         max_connections: listen.max_connections,
-        address: AddressLimits {
-            connections: listen.max_connections_per_address,
-            ..limits.address
+        address,
+        loopback: if listen.limit_loopback { address } else { loopback },
+        ban: Duration::from_secs(listen.ban_seconds),
+        connection: ConnectionLimits {
+            spill_bytes: MINER_SPILL,
+            keepalive: Duration::from_secs(listen.tcp_keepalive_seconds),
+            ..limits.connection
         },
-        loopback: AddressLimits { connections: everyone, ..limits.loopback },
-        connection: ConnectionLimits { spill_bytes: MINER_SPILL, ..limits.connection },
         ..limits
     }
 }

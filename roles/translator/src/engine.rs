@@ -5,8 +5,10 @@
 //! `coinb1` of every job: whatever becomes of the upstream, all a miner sees of it is a clean job.
 
 mod channel;
+mod conduct;
 mod connection;
 mod job;
+mod login;
 mod miner;
 mod rate;
 mod session;
@@ -15,17 +17,19 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod wishes;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use adit_mining::ExtranonceAllocator;
 use adit_transport::{DialTarget, Engine, Event, Now, Outbox, PeerId};
 
-use crate::config::Config;
+use crate::config::{AuthMode, Config, FirmwareTable, Suggested};
 use crate::metrics::{Metrics, Onward};
 
+pub use login::Login;
 use miner::{Miner, Opening};
 use session::Next;
 use upstream::Upstream;
@@ -33,17 +37,19 @@ use upstream::Upstream;
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Link {
-    /// A miner that speaks Stratum V1.
-    Miner,
+    /// A miner that speaks Stratum V1, on the listener of this place in the configuration.
+    Miner(u8),
     /// The upstream, of which there is one at a time.
     Upstream,
 }
 
 /// What the engine asks of its driver besides bytes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Effect {
     /// Work on a new previous hash was written to a miner or to several; the hash had come at this time.
     FannedOut(Instant),
+    /// Verify this, and say so by [`TranslatorEngine::verified`].
+    Verify(Login),
 }
 
 /// Bytes of `extranonce1`: 2^32 - 1 miners.
@@ -81,6 +87,15 @@ struct Core {
     max_ntime_ahead: u32,
     /// The newest previous hash and when it came.
     newest_tip: Option<([u8; 32], Instant)>,
+    firmware: FirmwareTable,
+    /// Miners with answers that wait, and until when they do.
+    waiting: VecDeque<(PeerId, Instant)>,
+    /// Miners that are to be closed, which is not done while others are given work.
+    doomed: Vec<(PeerId, &'static str)>,
+    /// Length of the last job's coinbase, and when that was sent.
+    coinbase_seen: Option<(usize, Instant)>,
+    /// When it was last logged that one is too long.
+    coinbase_logged: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,9 +103,22 @@ struct Settings {
     version_mask: u32,
     extranonce2_size: u8,
     anonymous_user: Box<str>,
-    nominal_hash_rate: f64,
     keepalive: Duration,
     hello_timeout: Duration,
+    idle_timeout: Duration,
+    max_lines_per_second: u32,
+    expected_shares_per_minute: f64,
+    listeners: Vec<Listener>,
+}
+
+/// What holds for miners that connect in one place.
+#[derive(Clone, Debug)]
+struct Listener {
+    name: Box<str>,
+    nominal_hash_rate: f64,
+    min_difficulty: f64,
+    suggested: Suggested,
+    auth: AuthMode,
 }
 
 impl TranslatorEngine {
@@ -104,9 +132,20 @@ impl TranslatorEngine {
             version_mask: miners.version_mask,
             extranonce2_size: miners.extranonce2_size,
             anonymous_user: miners.anonymous_user.as_str().into(),
-            nominal_hash_rate: miners.nominal_hash_rate,
             keepalive: Duration::from_secs(miners.keepalive_notify_seconds),
             hello_timeout: Duration::from_secs(miners.hello_timeout_seconds),
+            idle_timeout: Duration::from_secs(miners.idle_timeout_seconds),
+            max_lines_per_second: miners.max_lines_per_second,
+            expected_shares_per_minute: miners.expected_shares_per_minute,
+            listeners: (config.listen.iter().enumerate())
+                .map(|(index, listen)| Listener {
+                    name: listen.label(index).into(),
+                    nominal_hash_rate: listen.nominal_hash_rate.unwrap_or(miners.nominal_hash_rate),
+                    min_difficulty: listen.min_difficulty,
+                    suggested: listen.suggested_difficulty,
+                    auth: listen.auth.unwrap_or(config.auth.mode),
+                })
+                .collect(),
         };
         let mut extranonces = ExtranonceAllocator::new(&[], EXTRANONCE1_SIZE)
             .expect("a slice of four bytes behind nothing");
@@ -129,6 +168,11 @@ impl TranslatorEngine {
                 fixed_version: false,
                 max_ntime_ahead: 0,
                 newest_tip: None,
+                firmware: FirmwareTable::new(&config.firmware),
+                waiting: VecDeque::new(),
+                doomed: Vec::new(),
+                coinbase_seen: None,
+                coinbase_logged: None,
             },
             next_scan: None,
         }
@@ -149,32 +193,49 @@ impl TranslatorEngine {
         self.miners.len()
     }
 
-    fn miner_event(&mut self, peer: PeerId, event: Event<'_>, now: Now, out: &mut Outbox<Effect>) {
+    fn miner_event(
+        &mut self,
+        peer: PeerId,
+        listener: u8,
+        event: Event<'_>,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
         match event {
             Event::Opened { remote } => {
-                self.miners.insert(peer, Miner::new(remote, now.instant));
+                let unknown = self.core.firmware.unknown();
+                let miner = Miner::new(remote, listener, unknown, now.instant);
+                self.miners.insert(peer, miner);
                 self.core.metrics.miners(self.miners.len());
+                self.core.metrics.firmware(&self.core.firmware.get(unknown).name, 1);
             }
             Event::Line(line) => {
                 let Some(miner) = self.miners.get_mut(&peer) else { return };
                 if self.core.first_job_id.is_none() {
                     self.core.start_job_ids(now);
                 }
-                match miner.line(peer, line, &mut self.core, now, out) {
-                    Next::Stay => {}
-                    Next::Introduced => {
-                        tracing::debug!(%peer, user = miner.user.as_deref(), user_agent = &*miner.user_agent, "miner introduced itself");
-                        self.upstream.queue(peer, miner, now.instant);
-                        self.open_channels(out);
-                    }
-                    Next::Close(reason) => self.close_miner(peer, reason, out),
-                }
+                let next = miner.line(peer, line, &mut self.core, now, out);
+                self.after(peer, next, now, out);
             }
             Event::Frame(..) => self.close_miner(peer, "frame-on-a-line-connection", out),
             Event::Closed(reason) => {
                 tracing::debug!(%peer, reason, "miner left");
                 self.forget_miner(peer, out);
             }
+        }
+    }
+
+    /// Does what a miner's line asks for.
+    fn after(&mut self, peer: PeerId, next: Next, now: Now, out: &mut Outbox<Effect>) {
+        match next {
+            Next::Stay => {}
+            Next::Introduced => {
+                let Some(miner) = self.miners.get_mut(&peer) else { return };
+                tracing::debug!(%peer, user = miner.user.as_deref(), user_agent = &*miner.user_agent, "miner introduced itself");
+                self.upstream.queue(peer, miner, now.instant);
+                self.open_channels(out);
+            }
+            Next::Close(reason) => self.close_miner(peer, reason, out),
         }
     }
 
@@ -199,6 +260,7 @@ impl TranslatorEngine {
         if let Some(extranonce1) = miner.extranonce1 {
             self.core.extranonces.release(&extranonce1);
         }
+        self.core.metrics.firmware(&self.core.firmware.get(miner.firmware).name, -1);
         self.core.metrics.miners(self.miners.len());
     }
 
@@ -208,18 +270,23 @@ impl TranslatorEngine {
             if !miner.is_introduced() {
                 let waited = now.instant.saturating_duration_since(miner.connected);
                 if waited >= self.core.settings.hello_timeout {
-                    late.push(*peer);
+                    late.push((*peer, "no-hello"));
                 }
                 continue;
             }
+            if miner.is_idle(*peer, &self.core, now, out) {
+                late.push((*peer, "idle"));
+                continue;
+            }
+            miner.update_channel(&self.core, now, out);
             let silence = now.instant.saturating_duration_since(miner.last_notify);
             if silence >= self.core.settings.keepalive {
                 miner.notify_again(*peer, &mut self.core, now, out);
             }
             self.upstream.queue(*peer, miner, now.instant);
         }
-        for peer in late {
-            self.close_miner(peer, "no-hello", out);
+        for (peer, reason) in late {
+            self.close_miner(peer, reason, out);
         }
         self.open_channels(out);
     }
@@ -238,13 +305,17 @@ impl Engine for TranslatorEngine {
         out: &mut Outbox<Effect>,
     ) {
         match link {
-            Link::Miner => self.miner_event(peer, event, now, out),
+            Link::Miner(listener) => self.miner_event(peer, listener, event, now, out),
             Link::Upstream => self.upstream_event(peer, event, now, out),
         }
     }
 
     fn tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
         self.upstream_tick(now, out);
+        for (peer, reason) in std::mem::take(&mut self.core.doomed) {
+            self.close_miner(peer, reason, out);
+        }
+        self.say_waiting(now.instant, out);
         if self.next_scan.is_none_or(|due| now.instant >= due) {
             self.next_scan = Some(now.instant + SCAN_INTERVAL);
             self.scan_miners(now, out);
@@ -253,6 +324,12 @@ impl Engine for TranslatorEngine {
 }
 
 impl Core {
+    /// What holds for the miners of a listener.
+    fn listener(&self, index: u8) -> &Listener {
+        // Indices are those of the configuration, which has at least one.
+        &self.settings.listeners[usize::from(index).min(self.settings.listeners.len() - 1)]
+    }
+
     /// Says one line to a miner.
     fn answer(&self, peer: PeerId, out: &mut Outbox<Effect>, write: impl FnOnce(&mut Vec<u8>)) {
         out.say(peer, |line| {

@@ -3,6 +3,7 @@
 //! [`engine`] is the logic, without sockets or clock; [`config`] is what an operator says. [`TranslatorRole`] is the role
 //! that ties them together.
 
+pub mod auth;
 pub mod config;
 mod driver;
 pub mod engine;

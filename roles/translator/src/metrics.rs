@@ -1,15 +1,33 @@
 //! What the translator counts: `adit_translator_*`.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use adit_mining::ShareError;
 use adit_sv1::{ErrorCode, Repairs};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RepairLabels {
+    kind: &'static str,
+    firmware: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct FirmwareLabel {
+    firmware: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct WorkerLabel {
+    worker: String,
+}
 
 type Label = [(&'static str, &'static str); 1];
 type ShareLabels = [(&'static str, &'static str); 3];
@@ -134,7 +152,13 @@ pub struct Metrics {
     /// All reasons of `shares` together.
     upstream_rejected: Counter,
     blocks: Counter,
-    repairs: Family<Label, Counter>,
+    repairs: Family<RepairLabels, Counter>,
+    firmware: Family<FirmwareLabel, Gauge>,
+    coinbase_too_long: Family<FirmwareLabel, Counter>,
+    logins: Family<Label, Counter>,
+    ladder: Family<Label, Counter>,
+    hash_rate: Gauge<f64, AtomicU64>,
+    workers: Family<WorkerLabel, Gauge<f64, AtomicU64>>,
     requests: Family<Label, Counter>,
     bad_lines: Counter,
     miners: Gauge,
@@ -160,6 +184,12 @@ impl Default for Metrics {
             shares,
             blocks: Counter::default(),
             repairs: Family::default(),
+            firmware: Family::default(),
+            coinbase_too_long: Family::default(),
+            logins: Family::default(),
+            ladder: Family::default(),
+            hash_rate: Gauge::default(),
+            workers: Family::default(),
             requests: Family::default(),
             bad_lines: Counter::default(),
             miners: Gauge::default(),
@@ -180,7 +210,18 @@ impl Metrics {
         let help = "Shares: judged for the miner, what became of the accepted ones, what the upstream said of those";
         r.register("shares", help, self.shares.clone());
         r.register("blocks", "Shares that met the network's target", self.blocks.clone());
-        r.register("repairs", "Liberties of miners that were understood", self.repairs.clone());
+        let help = "Liberties of miners that were understood, by firmware";
+        r.register("repairs", help, self.repairs.clone());
+        r.register("firmware", "Connected miners by firmware", self.firmware.clone());
+        let help = "Miners refused since the upstream's coinbase is too long for their firmware";
+        r.register("coinbase_too_long", help, self.coinbase_too_long.clone());
+        r.register("logins", "Users of miners, by what became of them", self.logins.clone());
+        let help = "What was done about miners that send only refused shares";
+        r.register("ladder", help, self.ladder.clone());
+        let help = "Hashes per second of all miners, by their shares";
+        r.register("hash_rate", help, self.hash_rate.clone());
+        let help = "Hashes per second of a user's miners, by their shares; the fastest ones alone";
+        r.register("worker_hash_rate", help, self.workers.clone());
         r.register("requests", "Requests of miners by method", self.requests.clone());
         r.register("bad_lines", "Lines of miners that were no message", self.bad_lines.clone());
         r.register("miners", "Connected miners", self.miners.clone());
@@ -223,9 +264,40 @@ impl Metrics {
         self.blocks.inc();
     }
 
-    pub(crate) fn repairs(&self, repairs: Repairs) {
+    /// `firmware` is a name of the firmware table.
+    pub(crate) fn repairs(&self, repairs: Repairs, firmware: &str) {
         for kind in repairs.names() {
-            self.repairs.get_or_create(&[("kind", kind)]).inc();
+            let labels = RepairLabels { kind, firmware: firmware.to_owned() };
+            self.repairs.get_or_create(&labels).inc();
+        }
+    }
+
+    /// `firmware` is a name of the firmware table.
+    pub(crate) fn firmware(&self, firmware: &str, more: i64) {
+        let label = FirmwareLabel { firmware: firmware.to_owned() };
+        self.firmware.get_or_create(&label).inc_by(more);
+    }
+
+    pub(crate) fn coinbase_too_long(&self, firmware: &str) {
+        let label = FirmwareLabel { firmware: firmware.to_owned() };
+        self.coinbase_too_long.get_or_create(&label).inc();
+    }
+
+    pub(crate) fn login(&self, result: &'static str) {
+        self.logins.get_or_create(&[("result", result)]).inc();
+    }
+
+    pub(crate) fn ladder(&self, step: &'static str) {
+        self.ladder.get_or_create(&[("step", step)]).inc();
+    }
+
+    /// Of all miners, and of the fastest users.
+    pub(crate) fn hash_rates(&self, all: f64, users: &[(String, f64)]) {
+        self.hash_rate.set(all);
+        self.workers.clear();
+        for (user, hash_rate) in users {
+            let label = WorkerLabel { worker: user.clone() };
+            self.workers.get_or_create(&label).set(*hash_rate);
         }
     }
 

@@ -22,13 +22,24 @@ fn the_example_is_the_default() {
     let example = parse(EXAMPLE).unwrap();
     example.check().unwrap();
     assert_eq!(format!("{example:?}"), format!("{:?}", parse(UPSTREAM).unwrap()));
-    // And each key that is commented out says the default, but for the one that has none.
+    // And each key that is commented out says the default, but for those that have none.
+    let without_default =
+        ["name", "tls_certificate", "tls_key", "nominal_hash_rate = 1e13", "auth =", "listen ="];
     let mut said = String::new();
+    let mut section = "";
     for line in EXAMPLE.lines() {
+        section = if line.trim_start_matches("# ").starts_with('[') { line } else { section };
         let key = line
             .strip_prefix("# ")
             .filter(|l| l.split_once(" = ").is_some_and(|(k, _)| !k.contains(' ')));
-        said += key.filter(|_| !line.contains("listen =")).unwrap_or(line);
+        let free = |key: &&str| {
+            let of_listener = section.starts_with("[[listen");
+            section.starts_with("# ")
+                || without_default
+                    .iter()
+                    .any(|free| key.starts_with(free) && (of_listener || *free == "listen ="))
+        };
+        said += key.filter(|key| !free(key)).unwrap_or(line);
         said += "\n";
     }
     assert!(said.contains("\nextranonce2_size = 8\n") && said.contains("\nuser_identity = "));
@@ -65,6 +76,31 @@ fn what_cannot_work_is_refused_by_name() {
         ("[miners]\nnominal_hash_rate = 0.0", "miners.nominal_hash_rate"),
         ("[miners]\nspeed = 1", "unknown key"),
         ("[[listen]]\n[[listen]]", "listen[1].address: given twice"),
+        (
+            "[[listen]]\nname = \"a\"\n[[listen]]\naddress = \"127.0.0.1:1\"\nname = \"a\"",
+            "listen[1].name: given twice",
+        ),
+        ("[[listen]]\nname = \"a b\"", "listen[0].name"),
+        ("[[listen]]\nproxy_protocol = true", "listen[0].trusted_proxies: required"),
+        ("[[listen]]\ntrusted_proxies = [\"10.0.0.0/33\"]", "listen[0].trusted_proxies"),
+        ("[[listen]]\ntls_key = \"k\"", "listen[0].tls_certificate: required"),
+        (
+            "[[listen]]\ntls_key = \"k\"\ntls_certificate = \"c\"",
+            "listen[0].tls_certificate: /nowhere/c: No such file",
+        ),
+        ("[[listen]]\nban_seconds = 100000", "listen[0].ban_seconds"),
+        ("[[listen]]\nmin_difficulty = -1.0", "listen[0].min_difficulty"),
+        ("[[listen]]\nsuggested_difficulty = \"maybe\"", "suggested_difficulty"),
+        ("[auth]\nmode = \"local\"", "auth.users: required"),
+        ("[[listen]]\nauth = \"local\"", "auth.users: required"),
+        ("[auth.users]\na = \"secret\"", "auth.users: a: not a hash"),
+        ("[[firmware]]\nname = \"a b\"\nuser_agent = \"x\"", "firmware[0].name"),
+        (
+            "[[firmware]]\nname = \"a\"\nuser_agent = \"x\"\nextranonce2_size = 2",
+            "firmware[0].extranonce2_size",
+        ),
+        ("[miners]\nidle_timeout_seconds = 1", "miners.idle_timeout_seconds"),
+        ("[miners]\nmax_lines_per_second = 1", "miners.max_lines_per_second"),
     ] {
         let error = refused(text);
         assert!(error.contains(key), "{text}: {error}");
@@ -76,4 +112,35 @@ fn what_cannot_work_is_refused_by_name() {
 fn a_mask_has_only_bits_that_may_be_rolled() {
     let config = parse(&format!("{UPSTREAM}[miners]\nversion_mask = \"ffffffff\"")).unwrap();
     assert_eq!(config.miners.version_mask, 0x1fff_ffe0);
+}
+
+#[test]
+fn a_certificate_is_read_when_the_configuration_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["pool.example".to_owned()]).unwrap();
+    std::fs::write(dir.path().join("c.pem"), made.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("k.pem"), made.signing_key.serialize_pem()).unwrap();
+    let text = |key: &str| {
+        format!("{UPSTREAM}[[listen]]\ntls_certificate = \"c.pem\"\ntls_key = \"{key}\"")
+    };
+    let config = |key| parse_config::<Config>(&text(key), dir.path()).unwrap();
+    config("k.pem").check().unwrap();
+    let error = config("c.pem").check().unwrap_err().to_string();
+    assert!(error.contains("listen[0].tls_key"), "{error}");
+}
+
+#[test]
+fn listeners_are_named_and_have_their_own_terms() {
+    let config = parse(&format!(
+        "{UPSTREAM}[[listen]]\n[[listen]]\naddress = \"0.0.0.0:3333\"\nmin_difficulty = 1024\n\
+         [[listen]]\naddress = \"0.0.0.0:3334\"\nname = \"asics\"\nsuggested_difficulty = \"hint\"\n\
+         trusted_proxies = [\"10.0.0.0/8\", \"::1\"]\nproxy_protocol = true"
+    ))
+    .unwrap();
+    config.check().unwrap();
+    let names = config.listen.iter().enumerate().map(|(index, listen)| listen.label(index));
+    assert_eq!(names.collect::<Vec<_>>(), ["miners", "miners-2", "asics"]);
+    assert_eq!(config.listen[1].min_difficulty, 1_024.0);
+    assert_eq!(config.listen[2].suggested_difficulty, Suggested::Hint);
+    assert_eq!(config.listen[2].trusted_proxies[0].to_string(), "10.0.0.0/8");
 }

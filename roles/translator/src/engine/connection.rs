@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use adit_mining::Target;
 use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
 use adit_sv2::messages::DecodeError;
@@ -75,15 +74,15 @@ impl TranslatorEngine {
                 continue;
             };
             let request_id = upstream.next_request_id();
-            let hash_rate = miner.claimed_hash_rate.unwrap_or(self.core.settings.nominal_hash_rate);
+            let terms = miner.terms(&self.core);
+            miner.told.terms = Some(terms);
             out.send(
                 to,
                 &OpenExtendedMiningChannel {
                     request_id,
                     user_identity: Str0255::cut(&upstream.current().config.identity(user)),
-                    // A claim above what the field can carry would be refused as infinite.
-                    nominal_hash_rate: (hash_rate as f32).min(f32::MAX),
-                    max_target: Target::MAX.to_le_bytes(),
+                    nominal_hash_rate: terms.nominal_hash_rate,
+                    max_target: terms.max_target.to_le_bytes(),
                     min_extranonce_size: miner.own_extranonce_size() as u16,
                 },
             );

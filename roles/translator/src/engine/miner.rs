@@ -9,22 +9,37 @@ use adit_sv1::server::write;
 use adit_transport::{Now, Outbox, PeerId};
 
 use super::channel::{Channel, Work};
+use super::conduct::Conduct;
 use super::job::{V1Job, V1Jobs, write_notify};
+use super::login::{Held, too_long};
 use super::rate::HashRate;
+use super::wishes::{Told, Wishes};
 use super::{Core, EXTRANONCE1_SIZE, Effect};
 use crate::metrics::Reject;
+
+/// How often it is logged that coinbases are too long for some miners.
+const COINBASE_LOGGED: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// One connection of a miner.
 #[derive(Debug)]
 pub(super) struct Miner {
     pub(super) remote: SocketAddr,
+    /// Where it connected: place in [`Settings::listeners`](super::Settings).
+    pub(super) listener: u8,
     pub(super) connected: Instant,
     /// As it names itself; cut, without control characters.
     pub(super) user_agent: Box<str>,
+    /// What is known of such firmware: place in the table.
+    pub(super) firmware: u8,
     /// Since it authorised.
     pub(super) user: Option<Box<str>>,
-    /// Hashes per second that it says it has, where it does (`th=` in the password).
-    pub(super) claimed_hash_rate: Option<f64>,
+    /// While its password is being verified.
+    pub(super) held: Option<Box<Held>>,
+    /// Answers that wait for that to `mining.authorize`, in lines.
+    pub(super) waiting: Vec<u8>,
+    pub(super) wishes: Wishes,
+    pub(super) told: Told,
+    pub(super) conduct: Conduct,
     /// Since it subscribed: unique among the miners of this process, never all zero.
     pub(super) extranonce1: Option<Extranonce>,
     pub(super) extranonce2_size: u8,
@@ -35,9 +50,6 @@ pub(super) struct Miner {
     /// What it was told last.
     pub(super) difficulty: Option<f64>,
     pub(super) last_notify: Instant,
-    pub(super) bad_lines: u8,
-    /// Whether it was asked to connect anew, which is done once.
-    pub(super) asked_to_reconnect: bool,
     pub(super) opening: Opening,
     pub(super) failed_opens: u8,
     pub(super) channel: Option<Box<Channel>>,
@@ -67,25 +79,31 @@ pub(super) struct Stats {
     pub(super) upstream_rejected: u32,
     pub(super) repaired_lines: u32,
     pub(super) last_share: Option<Instant>,
+    /// Difficulty of the best accepted share.
+    pub(super) best: f64,
     pub(super) hash_rate: HashRate,
 }
 
 impl Miner {
-    pub(super) fn new(remote: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(remote: SocketAddr, listener: u8, firmware: u8, now: Instant) -> Self {
         Self {
             remote,
+            listener,
             connected: now,
             user_agent: Box::default(),
+            firmware,
             user: None,
-            claimed_hash_rate: None,
+            held: None,
+            waiting: Vec::new(),
+            wishes: Wishes::default(),
+            told: Told::default(),
+            conduct: Conduct::default(),
             extranonce1: None,
             extranonce2_size: 0,
             mask: 0,
             told_mask: 0,
             difficulty: None,
             last_notify: now,
-            bad_lines: 0,
-            asked_to_reconnect: false,
             opening: Opening::Idle,
             failed_opens: 0,
             channel: None,
@@ -97,6 +115,7 @@ impl Miner {
                 upstream_rejected: 0,
                 repaired_lines: 0,
                 last_share: None,
+                best: 0.0,
                 hash_rate: HashRate::new(now),
             },
         }
@@ -125,8 +144,16 @@ impl Miner {
     /// Its channel is gone. It goes on with its last job, though nobody pays for that.
     pub(super) fn lose_channel(&mut self) -> Option<Box<Channel>> {
         self.opening = Opening::Idle;
+        self.forget_told();
         self.jobs.orphan();
         self.channel.take()
+    }
+
+    /// It said what it is.
+    pub(super) fn set_firmware(&mut self, firmware: u8, core: &Core) {
+        core.metrics.firmware(&core.firmware.get(self.firmware).name, -1);
+        core.metrics.firmware(&core.firmware.get(firmware).name, 1);
+        self.firmware = firmware;
     }
 
     /// Gives it new work. `void_others`: no other job of the upstream counts any more.
@@ -139,9 +166,64 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
+        let live = self.channel.is_some();
+        self.give(peer, work, live, void_others, core, now, out);
+    }
+
+    /// Gives it its work once more, so that it does not think the connection dead.
+    pub(super) fn notify_again(
+        &mut self,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        self.again(peer, false, core, now, out);
+    }
+
+    /// Gives it its work once more, and takes back all other.
+    pub(super) fn fresh_job(
+        &mut self,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        self.again(peer, true, core, now, out);
+    }
+
+    fn again(
+        &mut self,
+        peer: PeerId,
+        void_others: bool,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        if let Some(job) = self.jobs.newest() {
+            // Work of a channel that is gone does not come to life with the next channel.
+            let (work, live) = (job.work.clone(), job.live);
+            self.give(peer, work, live, void_others, core, now, out);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a job is made of, and where it goes")]
+    fn give(
+        &mut self,
+        peer: PeerId,
+        work: Arc<Work>,
+        live: bool,
+        void_others: bool,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        if !self.takes_coinbase(peer, &work, core, now, out) {
+            return;
+        }
         let last = self.jobs.newest();
         // Jobs of another channel are of no use on this one.
-        let replace = void_others || last.is_none_or(|last| !last.live && self.channel.is_some());
+        let replace = void_others || last.is_none_or(|last| !last.live && live);
         // Jobs with another prefix still count; all the same the upstream wants them to end.
         let clean = replace || last.is_some_and(|last| last.work.prefix != work.prefix);
         let again = last.filter(|last| {
@@ -164,7 +246,7 @@ impl Miner {
             announced,
             hashes: announced.expected_hashes() as f64,
             ntime,
-            live: self.channel.is_some(),
+            live,
             work,
         };
         let own = self.own_extranonce_size();
@@ -186,17 +268,35 @@ impl Miner {
         self.jobs.push(job, replace);
     }
 
-    /// Gives it its work once more, so that it does not think the connection dead.
-    pub(super) fn notify_again(
-        &mut self,
+    /// Whether its firmware takes a coinbase of this length. If not it is refused rather than given something that it cuts:
+    /// whatever it found would be worth nothing.
+    fn takes_coinbase(
+        &self,
         peer: PeerId,
+        work: &Work,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
-    ) {
-        if let Some(work) = self.jobs.newest().map(|job| job.work.clone()) {
-            self.notify(peer, work, false, core, now, out);
+    ) -> bool {
+        let Some(coinbase) = work.job.coinbase() else { return false };
+        let size =
+            coinbase.prefix().len() + coinbase.full_extranonce_size() + coinbase.suffix().len();
+        core.coinbase_seen = Some((size, now.instant));
+        let firmware = core.firmware.get(self.firmware);
+        let most = firmware.max_coinbase_bytes;
+        if size <= most {
+            return true;
         }
+        core.metrics.coinbase_too_long(&firmware.name);
+        self.show(peer, &too_long(size, most), core, out);
+        if core.coinbase_logged.is_none_or(|at| now.instant >= at + COINBASE_LOGGED) {
+            core.coinbase_logged = Some(now.instant);
+            let (user_agent, firmware) =
+                (&*self.user_agent, &*core.firmware.get(self.firmware).name);
+            tracing::warn!(%peer, user_agent, firmware, size, most, "the upstream's coinbase is too long for miners like this one, which are refused; [[firmware]] sets another limit");
+        }
+        core.doomed.push((peer, "coinbase-too-long"));
+        false
     }
 }
 

@@ -1,15 +1,13 @@
-//! What a miner says, and what it is answered: everything at once, in order, and without asking anybody.
+//! What a miner says, and what it is answered: at once, in order, and without asking the upstream.
 
+use adit_mining::Target;
 use adit_sv1::server::write::{self, ExtensionAnswer};
-use adit_sv1::server::{
-    Authorize, Configure, Extension, Method, Request, Subscribe, parse_request,
-};
+use adit_sv1::server::{Configure, Extension, Method, Request, Subscribe, parse_request};
 use adit_sv1::{ErrorCode, Id, LineError};
 use adit_transport::{Now, Outbox, PeerId};
 
 use super::miner::Miner;
 use super::{Core, Effect};
-use crate::config::MAX_USER;
 use crate::metrics::Reject;
 
 /// Lines that are no message, after which a connection is of no use. Some firmware has a broken one now and then.
@@ -38,24 +36,43 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) -> Next {
+        if !self.may_speak(core, now) {
+            return Next::Close("too-many-lines");
+        }
+        match &mut self.held {
+            Some(held) => held.keep(line),
+            None => self.hear(peer, line, core, now, out),
+        }
+    }
+
+    /// Does what a line says.
+    pub(super) fn hear(
+        &mut self,
+        peer: PeerId,
+        line: &[u8],
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) -> Next {
+        if let Some(held) = &mut self.held {
+            return held.keep(line);
+        }
         let request = match parse_request(line) {
             Ok(request) => request,
             Err(error) => return self.bad_line(error, core),
         };
         let Request { id, method, repairs } = request;
         if !repairs.is_empty() {
-            core.metrics.repairs(repairs);
-            self.stats.repaired_lines += 1;
+            self.count_repairs(repairs, core);
         }
         if let Method::Submit(share) = &method {
-            self.submit(peer, id, share, core, now, out);
-            return Next::Stay;
+            return self.submit(peer, id, share, core, now, out);
         }
         core.metrics.request(method.label());
         let introduced = self.is_introduced();
-        let mut answer = |write: &dyn Fn(&mut Vec<u8>, Id<'_>)| {
+        let mut answer = |miner: &mut Self, write: &dyn Fn(&mut Vec<u8>, Id<'_>)| {
             if let Some(id) = id {
-                core.answer(peer, out, |line| write(line, id));
+                miner.answer_later(peer, core, now, out, |line| write(line, id));
             }
         };
         match method {
@@ -65,31 +82,39 @@ impl Miner {
                     return Next::Close("no-extranonce-left");
                 }
             }
-            Method::Authorize(authorize) => self.authorize(peer, id, &authorize, core, out),
-            Method::SuggestDifficulty { .. } | Method::SuggestTarget { .. } => {
-                self.suggested(peer, id, core, out);
+            Method::Authorize(authorize) => {
+                return self.authorize(peer, id, &authorize, core, now, out);
+            }
+            Method::SuggestDifficulty { difficulty } => {
+                self.suggested(peer, id, difficulty, core, now, out);
+            }
+            Method::SuggestTarget { target } => {
+                let difficulty = Target::from_be_bytes(target).difficulty();
+                self.suggested(peer, id, difficulty, core, now, out);
             }
             // Nothing of the kind is ever sent, so that there is nothing to follow.
             Method::ExtranonceSubscribe | Method::Capabilities => {
-                answer(&|line, id| write::result_bool(line, id, true));
+                answer(self, &|line, id| write::result_bool(line, id, true));
             }
             Method::MultiVersion => {
-                answer(&|line, id| {
+                answer(self, &|line, id| {
                     write::error(line, id, ErrorCode::Other, "Use mining.configure")
                 });
             }
-            Method::GetTransactions => answer(&|line, id| write::result_empty_list(line, id)),
-            Method::Ping => answer(&|line, id| write::result_text(line, id, "pong")),
+            Method::GetTransactions => {
+                answer(self, &|line, id| write::result_empty_list(line, id));
+            }
+            Method::Ping => answer(self, &|line, id| write::result_text(line, id, "pong")),
             Method::Invalid { method: "mining.submit", .. } => {
-                self.reject(peer, id, Reject::Malformed, core, out);
+                return self.reject(peer, id, Reject::Malformed, core, now, out);
             }
             Method::Invalid { error, .. } => {
                 let text = error.to_string();
-                answer(&|line, id| write::error(line, id, ErrorCode::Other, &text));
+                answer(self, &|line, id| write::error(line, id, ErrorCode::Other, &text));
             }
             Method::Unknown { .. } => {
                 let code = ErrorCode::MethodNotFound;
-                answer(&|line, id| write::error(line, id, code, code.text()));
+                answer(self, &|line, id| write::error(line, id, code, code.text()));
             }
             Method::Submit(_) | Method::Answer(_) | Method::Blank => {}
         }
@@ -98,11 +123,11 @@ impl Miner {
 
     fn bad_line(&mut self, error: LineError, core: &Core) -> Next {
         core.metrics.bad_line();
-        self.bad_lines += 1;
+        self.conduct.bad_lines += 1;
         let says_hello = self.extranonce1.is_none() && self.user.is_none();
         match error {
             LineError::NotAnObject if says_hello => Next::Close("not-stratum"),
-            _ if self.bad_lines >= MAX_BAD_LINES => Next::Close("too-many-bad-lines"),
+            _ if self.conduct.bad_lines >= MAX_BAD_LINES => Next::Close("too-many-bad-lines"),
             _ => Next::Stay,
         }
     }
@@ -123,8 +148,11 @@ impl Miner {
                     self.told_mask = self.mask;
                     ExtensionAnswer::VersionRolling(Some(self.mask).filter(|mask| *mask != 0))
                 }
-                // The upstream decides on difficulty.
-                Extension::MinimumDifficulty { .. } => ExtensionAnswer::MinimumDifficulty(false),
+                Extension::MinimumDifficulty { value } => {
+                    let policy = core.listener(self.listener).suggested;
+                    let kept = self.wishes.set_minimum(*value, policy);
+                    ExtensionAnswer::MinimumDifficulty(kept)
+                }
                 Extension::SubscribeExtranonce => ExtensionAnswer::SubscribeExtranonce(true),
                 Extension::Info(_) => ExtensionAnswer::Info(true),
                 Extension::Unknown(name) => ExtensionAnswer::Unknown(name),
@@ -146,6 +174,7 @@ impl Miner {
         if let Some(user_agent) = &subscribe.user_agent {
             let clean = user_agent.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT);
             self.user_agent = clean.collect::<String>().into();
+            self.set_firmware(core.firmware.find(&self.user_agent), core);
         }
         // A second time it gets what it got the first time.
         let extranonce1 = match self.extranonce1 {
@@ -153,7 +182,8 @@ impl Miner {
             None => {
                 let Ok(extranonce1) = core.extranonces.allocate() else { return false };
                 self.extranonce1 = Some(extranonce1);
-                self.extranonce2_size = core.extranonce2_size;
+                let own = core.firmware.get(self.firmware).extranonce2_size;
+                self.extranonce2_size = core.extranonce2_size.min(own.unwrap_or(u8::MAX));
                 extranonce1
             }
         };
@@ -166,51 +196,28 @@ impl Miner {
         true
     }
 
-    fn authorize(
+    /// A difficulty it would like. What the upstream makes of it comes with a job. cgminer and its kin hear nothing else:
+    /// they count an answer as one to a share.
+    fn suggested(
         &mut self,
         peer: PeerId,
         id: Option<Id<'_>>,
-        authorize: &Authorize<'_>,
+        difficulty: f64,
         core: &mut Core,
+        now: Now,
         out: &mut Outbox<Effect>,
     ) {
-        let user = match authorize.user.trim() {
-            "" => core.settings.anonymous_user.clone(),
-            user => user.into(),
-        };
-        let fits = user.len() <= MAX_USER && !user.contains(char::is_control);
-        // The first one owns the channel; further ones are welcome to mine on it.
-        if fits && self.user.is_none() {
-            let terahashes = authorize.options().terahashes;
-            self.claimed_hash_rate = terahashes.map(|rate| rate * 1e12);
-            self.user = Some(user);
-        }
-        if let Some(id) = id {
-            core.answer(peer, out, |line| match fits {
-                true => write::result_bool(line, id, true),
-                false => write::error(line, id, ErrorCode::Unauthorized, "User name too long"),
-            });
-        }
-    }
-
-    /// A difficulty it would like. The upstream decides, so it hears what it has already, and cgminer and its kin nothing
-    /// else: they count an answer as one to a share.
-    fn suggested(
-        &self,
-        peer: PeerId,
-        id: Option<Id<'_>>,
-        core: &mut Core,
-        out: &mut Outbox<Effect>,
-    ) {
-        let Some(id) = id else { return };
-        let counts_answers = ["cgminer", "bfgminer", "sgminer", "bmminer"];
-        let name = self.user_agent.to_ascii_lowercase();
-        if !counts_answers.iter().any(|counting| name.starts_with(counting)) {
-            core.answer(peer, out, |line| write::result_bool(line, id, true));
-        } else if let Some(difficulty) = self.difficulty {
+        let news = self.wishes.suggest(difficulty);
+        if !core.firmware.get(self.firmware).counts_answers {
+            if let Some(id) = id {
+                self.answer_later(peer, core, now, out, |line| write::result_bool(line, id, true));
+            }
+        } else if news && let Some(difficulty) = self.difficulty {
+            // A difficulty counts from the next job on, which therefore follows at once.
             core.answer(peer, out, |line| {
                 write::set_difficulty(line, difficulty);
             });
+            self.notify_again(peer, core, now, out);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! takes for the expected hashes of its own, harder target, those that went into the easier ones included.
 
 use adit_mining::share::Seen;
-use adit_mining::{BlockHash, Job};
+use adit_mining::{BlockHash, Job, Target};
 use adit_sv1::server::{Submit, merge_version, write};
 use adit_sv1::{Id, Repairs};
 use adit_sv2::codec::B032;
@@ -14,6 +14,7 @@ use adit_transport::{Now, Outbox, PeerId};
 
 use super::job::{V1Job, parse_job_id};
 use super::miner::Miner;
+use super::session::Next;
 use super::{Core, EXTRANONCE1_SIZE, Effect};
 use crate::metrics::{Onward, Reject};
 
@@ -40,11 +41,11 @@ impl Miner {
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
-    ) {
+    ) -> Next {
         let judged = match self.judge(share, core).and_then(|judged| self.accept(judged, core, now))
         {
             Ok(judged) => judged,
-            Err(reject) => return self.reject(peer, id, reject, core, out),
+            Err(reject) => return self.reject(peer, id, reject, core, now, out),
         };
         // First what must not be late.
         self.send_upstream(&judged, core, out);
@@ -61,9 +62,12 @@ impl Miner {
         self.stats.accepted += 1;
         self.stats.last_share = Some(now.instant);
         self.stats.hash_rate.add(judged.job.hashes, now.instant);
+        self.stats.best = self.stats.best.max(Target::from_le_bytes(judged.hash.0).difficulty());
+        self.behaves();
         if let Some(id) = id {
             core.answer(peer, out, |line| write::result_bool(line, id, true));
         }
+        Next::Stay
     }
 
     /// Refuses a share.
@@ -73,8 +77,9 @@ impl Miner {
         id: Option<Id<'_>>,
         reject: Reject,
         core: &mut Core,
+        now: Now,
         out: &mut Outbox<Effect>,
-    ) {
+    ) -> Next {
         core.metrics.rejected(reject);
         self.stats.rejected[reject.index()] += 1;
         tracing::trace!(%peer, reason = reject.label(), "share refused");
@@ -83,11 +88,13 @@ impl Miner {
         }
         // It mines on from before a restart and does not know that it must introduce itself anew.
         if matches!(reject, Reject::NotSubscribed | Reject::Unauthorized)
-            && !self.asked_to_reconnect
+            && !self.conduct.asked_to_reconnect
+            && self.conduct.failed_logins == 0
         {
-            self.asked_to_reconnect = true;
-            core.answer(peer, out, |line| write::reconnect(line, None));
+            self.conduct.asked_to_reconnect = true;
+            self.ask_to_reconnect(peer, core, out);
         }
+        self.misbehaves(peer, core, now, out)
     }
 
     /// Finds the job and hashes.
@@ -169,9 +176,10 @@ impl Miner {
         core.metrics.onward(Onward::Sent, 1);
     }
 
-    fn count_repairs(&mut self, repairs: Repairs, core: &Core) {
+    /// Counts what had to be repaired of a line, for its firmware.
+    pub(super) fn count_repairs(&mut self, repairs: Repairs, core: &Core) {
         if !repairs.is_empty() {
-            core.metrics.repairs(repairs);
+            core.metrics.repairs(repairs, &core.firmware.get(self.firmware).name);
             self.stats.repaired_lines += 1;
         }
     }

@@ -1,11 +1,14 @@
 //! What the pages about the translator show.
 
+use std::collections::BTreeMap;
+
 use adit_transport::Now;
 use serde_json::{Value, json};
 
-use super::TranslatorEngine;
 use super::miner::{Miner, Opening};
 use super::upstream::Stage;
+use super::{Core, TranslatorEngine};
+use crate::config::AuthMode;
 use crate::metrics::Reject;
 
 /// Miners that are listed; all are counted.
@@ -18,6 +21,25 @@ impl TranslatorEngine {
             Stage::Ready { .. } => Ok(()),
             _ => Err(format!("{}: {}", self.upstream.dialled, self.upstream.reason())),
         }
+    }
+
+    /// Hashes per second of all miners, and of the fastest users.
+    pub fn hash_rates(&self, fastest: usize, now: Now) -> (f64, Vec<(String, f64)>) {
+        let rate = |miner: &Miner| miner.stats.hash_rate.get(now.instant);
+        let all = self.miners.values().map(rate).sum();
+        if fastest == 0 {
+            return (all, Vec::new());
+        }
+        let mut users = BTreeMap::<&str, f64>::new();
+        for miner in self.miners.values() {
+            if let Some(user) = &miner.user {
+                *users.entry(user).or_default() += rate(miner);
+            }
+        }
+        let mut users: Vec<_> = users.into_iter().collect();
+        users.sort_unstable_by(|(_, a), (_, b)| b.total_cmp(a));
+        users.truncate(fastest);
+        (all, users.into_iter().map(|(user, rate)| (user.to_owned(), rate)).collect())
     }
 
     /// The document of `/status`.
@@ -40,13 +62,19 @@ impl TranslatorEngine {
             "shares": self.core.metrics.totals(),
             "miners_total": self.miners.len(),
             "hashrate": self.miners.values().map(hash_rate).sum::<f64>(),
-            "miners": listed.into_iter().take(MAX_LISTED).map(|(_, miner)| miner.status(now)).collect::<Vec<_>>(),
+            "miners": listed.into_iter().take(MAX_LISTED).map(|(_, miner)| miner.status(&self.core, now)).collect::<Vec<_>>(),
+            "listeners": self.core.settings.listeners.iter().enumerate().map(|(index, listener)| json!({
+                "name": listener.name,
+                "auth": if listener.auth == AuthMode::Local { "local" } else { "open" },
+                "min_difficulty": listener.min_difficulty,
+                "miners": self.miners.values().filter(|miner| usize::from(miner.listener) == index).count(),
+            })).collect::<Vec<_>>(),
         })
     }
 }
 
 impl Miner {
-    fn status(&self, now: Now) -> Value {
+    fn status(&self, core: &Core, now: Now) -> Value {
         let rejected =
             Reject::ALL.into_iter().map(|reject| (reject, self.stats.rejected[reject.index()]));
         let rejected: serde_json::Map<_, _> = rejected
@@ -56,6 +84,8 @@ impl Miner {
         let age = |at| now.instant.saturating_duration_since(at).as_secs();
         json!({
             "address": self.remote.to_string(),
+            "listener": core.listener(self.listener).name,
+            "firmware": core.firmware.get(self.firmware).name,
             "connected_seconds": age(self.connected),
             "user": self.user,
             "user_agent": self.user_agent,
@@ -78,6 +108,7 @@ impl Miner {
             "upstream_accepted": self.stats.upstream_accepted,
             "upstream_rejected": self.stats.upstream_rejected,
             "repaired_lines": self.stats.repaired_lines,
+            "best_share_difficulty": self.stats.best,
             "last_share_seconds": self.stats.last_share.map(age),
         })
     }

@@ -144,12 +144,12 @@ impl Net {
         // What an earlier miner of this name was told is none of its business.
         self.lines.remove(&miner);
         let remote = "10.1.0.1:5000".parse().unwrap();
-        self.event(miner, Link::Miner, Event::Opened { remote });
+        self.event(miner, Link::Miner(0), Event::Opened { remote });
     }
 
     /// A miner says a line; what it is told then.
     fn line(&mut self, miner: PeerId, line: &str) -> Vec<String> {
-        self.event(miner, Link::Miner, Event::Line(line.as_bytes()));
+        self.event(miner, Link::Miner(0), Event::Line(line.as_bytes()));
         self.told(miner)
     }
 

@@ -57,10 +57,14 @@ fn cgminer_configures_first_and_gets_work_right_after_its_authorisation() {
     let job = Notified::parse(&told[1]);
     assert!(job.clean);
     assert_eq!((job.version, job.nbits, job.ntime), (0x2000_0000, HARD, NTIME));
-    // cgminer counts answers as those to shares: it hears its difficulty instead.
+    // cgminer counts answers as those to shares: it hears its difficulty instead, and a job from which on it counts.
     let line = r#"{"id": 3, "method": "mining.suggest_difficulty", "params": [64]}"#;
     let told = net.line(MINER, line);
-    assert!(told.len() == 1 && told[0].contains("mining.set_difficulty"), "{told:?}");
+    assert!(told.len() == 2 && told[0].contains("mining.set_difficulty"), "{told:?}");
+    let again = Notified::parse(&told[1]);
+    assert!(again.job_id != job.job_id && !again.clean);
+    // Again and again, as firmware that keeps its connection alive with it: that is no news.
+    assert!(net.line(MINER, line).is_empty());
 }
 
 #[test]
@@ -75,7 +79,7 @@ fn esp_miner_does_not_wait_for_answers() {
         r#"{"id": 5, "method": "mining.extranonce.subscribe", "params": []}"#,
     ];
     for line in hello {
-        net.event(MINER, Link::Miner, Event::Line(line.as_bytes()));
+        net.event(MINER, Link::Miner(0), Event::Line(line.as_bytes()));
     }
     let told = net.told(MINER);
     assert_eq!(told.len(), 5, "{told:?}");
@@ -97,7 +101,7 @@ fn authorize_before_subscribe_and_configure_last() {
     net.line(MINER, r#"{"id":2,"method":"mining.subscribe","params":[]}"#);
     net.open(7, &[1, 2, 3, 4], 12);
     let configure = r#"{"id":3,"method":"mining.configure","params":[["version-rolling","minimum-difficulty","info","x"],{"version-rolling.mask":"1fffffff","minimum-difficulty.value":2048}]}"#;
-    let answer = r#"{"id":3,"result":{"version-rolling":true,"version-rolling.mask":"1fffe000","minimum-difficulty":false,"info":true,"x":false},"error":null}"#;
+    let answer = r#"{"id":3,"result":{"version-rolling":true,"version-rolling.mask":"1fffe000","minimum-difficulty":true,"info":true,"x":false},"error":null}"#;
     assert_eq!(net.line(MINER, configure), [answer]);
     // A second user is welcome, and a second subscription is the first one.
     let again = r#"{"id":4,"method":"mining.authorize","params":["b","x"]}"#;

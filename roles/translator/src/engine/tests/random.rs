@@ -108,7 +108,7 @@ proptest! {
         let mut net = Net::mining();
         for step in steps {
             match step {
-                Step::Line(miner, line) => net.event(PeerId(miner), Link::Miner, Event::Line(&line)),
+                Step::Line(miner, line) => net.event(PeerId(miner), Link::Miner(0), Event::Line(&line)),
                 Step::Frame(header, payload) => {
                     net.event(net.upstream, Link::Upstream, Event::Frame(header, &payload));
                 }
@@ -173,7 +173,7 @@ proptest! {
                 }
                 Step::Join(_) | Step::Hello(_) => {}
                 Step::Leave(miner) => {
-                    net.event(PeerId(miner), Link::Miner, Event::Closed("gone"));
+                    net.event(PeerId(miner), Link::Miner(0), Event::Closed("gone"));
                 }
                 Step::Lose => net.lose(),
                 Step::Connect => {

@@ -65,7 +65,7 @@ fn an_upstream_that_goes_and_comes_back_is_a_clean_job_to_the_miner() {
 #[test]
 fn a_miner_that_leaves_takes_its_channel_with_it() {
     let mut net = Net::mining();
-    net.event(MINER, Link::Miner, Event::Closed("gone"));
+    net.event(MINER, Link::Miner(0), Event::Closed("gone"));
     let [close] = &net.sent_text()[..] else { panic!() };
     assert!(close.starts_with("CloseChannel { channel_id: 7"), "{close}");
     // What the upstream still says to it hurts nobody.
@@ -75,7 +75,7 @@ fn a_miner_that_leaves_takes_its_channel_with_it() {
     // It left before the channel was open: the same.
     net.hello(PeerId(2));
     let request_id = net.request_id();
-    net.event(PeerId(2), Link::Miner, Event::Closed("gone"));
+    net.event(PeerId(2), Link::Miner(0), Event::Closed("gone"));
     assert!(net.frames.is_empty());
     net.say(&OpenExtendedMiningChannelSuccess {
         request_id,
@@ -93,7 +93,7 @@ fn a_miner_that_leaves_takes_its_channel_with_it() {
 fn an_extranonce1_is_not_given_out_again_before_the_next_tip() {
     let mut net = Net::mining();
     let subscribe = r#"{"id":1,"method":"mining.subscribe","params":[]}"#;
-    net.event(MINER, Link::Miner, Event::Closed("gone"));
+    net.event(MINER, Link::Miner(0), Event::Closed("gone"));
     net.join(PeerId(2));
     assert!(net.line(PeerId(2), subscribe)[0].contains("\"00000002\""));
     net.line(PeerId(2), r#"{"id":2,"method":"mining.authorize","params":["a"]}"#);
@@ -298,7 +298,7 @@ fn thousands_of_miners_ask_a_few_hundred_at_a_time() {
     net.frames.push(requests[0].clone());
     net.open(5_000, &[1; 4], 12);
     assert_eq!(net.frames.len(), 1, "an answer makes room for one more");
-    net.event(PeerId(2), Link::Miner, Event::Closed("gone"));
+    net.event(PeerId(2), Link::Miner(0), Event::Closed("gone"));
     net.pass(Duration::from_secs(1));
     assert_eq!(net.frames.len(), 2, "and so does one that leaves");
 }

@@ -271,7 +271,7 @@ fn at_most_16_jobs_are_kept() {
 #[test]
 fn the_time_of_a_new_tip_is_handed_to_the_histogram() {
     let mut net = Net::mining();
-    net.engine.miner_event(MINER, Event::Line(b""), net.now, &mut net.out);
+    net.engine.miner_event(MINER, 0, Event::Line(b""), net.now, &mut net.out);
     let since = net.now.instant;
     net.job(7, 2, None);
     let message = SetNewPrevHash {
