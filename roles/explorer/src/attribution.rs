@@ -112,22 +112,27 @@ impl Signs {
         let records: Vec<&Record> = self.records.iter().filter(|r| r.hash == block.hash).collect();
         // The record nearest to the miner says most: a JDC's before its pool's.
         let record = records.iter().max_by_key(|record| world.roles[record.role].kind());
-        let extranonce = block.coinbase.extranonce();
-        // Of equally long ones the role nearest to the miner, which is the last kind.
-        let matching = self.prefixes.iter().filter(|prefix| extranonce.starts_with(&prefix.bytes));
-        let leaf = matching.max_by_key(|p| (p.bytes.len(), world.roles[p.role].kind()));
         // A prefix alone proves nothing: other pools give out the same small numbers. It says who, once a role that
         // watches its blocks says it was here.
         let Some(record) = record else { return FoundBy::default() };
-        let below =
-            |leaf: &&Prefix| leaf.role == record.role || topology.is_below(leaf.role, record.role);
-        let leaf = leaf.filter(below);
+        let extranonce = block.coinbase.extranonce();
+        let matching = self.prefixes.iter().filter(|prefix| {
+            let below = prefix.role == record.role || topology.is_below(prefix.role, record.role);
+            extranonce.starts_with(&prefix.bytes) && below
+        });
+        // Of equally long ones the role nearest to the miner, which is the last kind.
+        let leaf = matching.max_by_key(|p| (p.bytes.len(), world.roles[p.role].kind()));
         let end = leaf.map_or(record.role, |leaf| leaf.role);
         let mut path = topology.path(end);
         if path.is_empty() {
             path.push(world.roles[end].name().to_owned());
         }
-        path.retain(|name| name != NODE);
+        // Nobody mines at a node or at a template provider.
+        let mines = |name: &String| {
+            name != NODE
+                && world.role(name).is_some_and(|role| role.kind() != Kind::TemplateProvider)
+        };
+        path.retain(mines);
         let worker = leaf.map_or("", |leaf| &leaf.worker);
         let worker = if worker.is_empty() { &record.worker } else { worker };
         FoundBy {

@@ -267,14 +267,33 @@ pub async fn transaction(node: &Node, txid: &str, block: Option<&str>) -> Result
     node.query("getrawtransaction", params).await
 }
 
-/// What spends an output, if it is the mempool that does, and whether anything does.
-///
-/// # Errors
-/// The node does not answer.
-pub async fn is_unspent(node: &Node, txid: &str, vout: u32) -> Result<bool, NodeError> {
-    let coin: Option<serde_json::Value> = node.query("gettxout", json!([txid, vout, true])).await?;
-    Ok(coin.is_some())
+/// Adds what the inputs spend, where the node left it out as it does for the mempool. Inputs beyond the first
+/// [`LOOKED_UP`] and those that the node does not find stay as they are.
+pub async fn add_prevouts(node: &Node, tx: &mut Tx) {
+    let missing = tx.vin.iter_mut().filter(|i| i.coinbase.is_none() && i.prevout.is_none());
+    for input in missing.take(LOOKED_UP) {
+        let (Some(txid), Some(place)) = (&input.txid, input.vout) else { continue };
+        let Ok(from) = transaction(node, txid, None).await else { return };
+        let out = from.vout.into_iter().find(|out| out.n == place);
+        input.prevout = out.map(|out| Prevout { value: out.value, script: out.script });
+    }
 }
+
+/// The places of the outputs, of the first [`LOOKED_UP`], that nothing has spent, the mempool included.
+pub async fn unspent(node: &Node, tx: &Tx) -> Vec<u32> {
+    let mut unspent = Vec::new();
+    for out in tx.vout.iter().take(LOOKED_UP) {
+        let coin: Result<Option<serde_json::Value>, _> =
+            node.query("gettxout", json!([tx.txid, out.n, true])).await;
+        if matches!(coin, Ok(Some(_))) {
+            unspent.push(out.n);
+        }
+    }
+    unspent
+}
+
+/// Inputs and outputs of a transaction that cost the node a question each.
+pub const LOOKED_UP: usize = 20;
 
 /// The mempool in short.
 ///

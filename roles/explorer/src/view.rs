@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod flow;
 pub mod format;
 pub mod home;
+mod layout;
 pub mod mempool;
 pub mod mining;
 pub mod parts;

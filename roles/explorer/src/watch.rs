@@ -18,8 +18,9 @@ const ROLE_INTERVAL: Duration = Duration::from_secs(2);
 const METRICS_EVERY: u32 = 3;
 /// Between two looks at the mempool.
 const MEMPOOL_INTERVAL: Duration = Duration::from_secs(2);
-/// Between two block templates while the mempool changes: one of a full mempool costs the node 30 ms.
-const TEMPLATE_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two block templates while the mempool changes, by the time that the last one took: at most a hundredth of the
+/// node's time goes there.
+const TEMPLATE_SHARE: u32 = 100;
 /// After a question that brought nothing.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
@@ -107,7 +108,7 @@ async fn follow(app: &App) -> Result<(), NodeError> {
 pub(crate) async fn mempool(app: Arc<App>) {
     let mut interval = interval(MEMPOOL_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut made: Option<(Instant, String, (u64, u64))> = None;
+    let mut made: Option<(Instant, String, (u64, u64), Duration)> = None;
     loop {
         tokio::select! {
             _ = interval.tick() => {}
@@ -126,20 +127,22 @@ pub(crate) async fn mempool(app: Arc<App>) {
             app.changed();
         }
         let wanted = match &made {
-            Some((at, hash, known)) => {
-                *hash != tip.hash || (*known != state && at.elapsed() >= TEMPLATE_INTERVAL)
+            Some((at, hash, known, took)) => {
+                let rested = at.elapsed() >= *took * TEMPLATE_SHARE;
+                *hash != tip.hash || (*known != state && rested)
             }
             None => true,
         };
         if !wanted {
             continue;
         }
+        let started = Instant::now();
         let next = match app.node.getblocktemplate(Rules::for_chain(&chain)).await {
             Ok(template) => Ok(next_block(&template)),
             Err(NodeError::Unreachable(_)) => continue,
             Err(error) => Err(error.to_string()),
         };
-        made = Some((Instant::now(), tip.hash, state));
+        made = Some((Instant::now(), tip.hash, state, started.elapsed()));
         app.world_mut().node.next = Some(next);
         app.changed();
     }

@@ -182,8 +182,10 @@ async fn transaction(State(app): State<Arc<App>>, Path(id): Path<String>) -> Res
         };
         let missing = "The node finds no such transaction, neither in its mempool nor in a block. Without an index of \
                        all transactions (txindex=1) it finds only those of the newest blocks.";
-        let tx = tx.map_err(|e| Trouble::of(e, missing))?;
-        Ok(view::transaction::page(&app, &tx))
+        let mut tx = tx.map_err(|e| Trouble::of(e, missing))?;
+        rpc::add_prevouts(&app.node, &mut tx).await;
+        let unspent = rpc::unspent(&app.node, &tx).await;
+        Ok(view::transaction::page(&app, &tx, &unspent))
     };
     let page = page.await;
     finished(&app, page)

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::format::{cut, grouped, hashrate, span};
+use super::layout::Plan;
 use super::parts::kind_mark;
 use crate::attribution::channels;
 use crate::config::Kind;
@@ -13,6 +14,7 @@ use crate::world::{Health, RoleView, World, list, text};
 /// A box.
 struct Figure {
     place: Place,
+    layer: usize,
     name: String,
     href: Option<String>,
     mark: &'static str,
@@ -23,129 +25,106 @@ struct Figure {
 }
 
 /// Sizes in the picture's own unit.
-const WIDTH: f64 = 186.0;
-const HEIGHT: f64 = 84.0;
-const GAP_ALONG: f64 = 62.0;
-const GAP_ACROSS: f64 = 20.0;
+const WIDTH: f64 = 206.0;
+const HEIGHT: f64 = 92.0;
+const GAP: f64 = 52.0;
 /// Characters that fit into a line of a box.
-const LINE: usize = 27;
-/// Boxes side by side on a narrow screen.
-const NARROW: usize = 2;
+const LINE: usize = 29;
 
-/// The picture, from the nodes on the left to the miners on the right; on narrow screens from top to bottom.
+/// The picture, from the nodes on the left to the miners on the right; on narrow screens a list that is read from top
+/// to bottom.
 pub fn picture(world: &World, node_url: &str) -> Markup {
     let topology = Topology::of(world, node_url);
-    let layers = layers(world, &topology);
+    let figures = figures(world, &topology);
     html! {
-        div.flow.wide { (drawn(&layers, &topology, false)) }
-        div.flow.narrow { (drawn(&layers, &topology, true)) }
+        div.flow { (drawn(&figures, &topology)) }
+        ol.chainlist {
+            @for figure in &figures {
+                li data-state=(figure.state) data-layer=(figure.layer.min(6)) {
+                    strong { @match &figure.href { Some(href) => a href=(href) { (figure.name) }, None => (figure.name) } }
+                    span.mark { (figure.mark) }
+                    span.does { (figure.lines.join(" · ")) }
+                }
+            }
+        }
     }
 }
 
-fn layers(world: &World, topology: &Topology) -> Vec<Vec<Figure>> {
-    let mut layers: Vec<Vec<Figure>> = vec![vec![node(world)]];
+/// All boxes, the nodes first.
+fn figures(world: &World, topology: &Topology) -> Vec<Figure> {
+    let mut figures = vec![node(world)];
     for (index, url) in topology.other_nodes.iter().enumerate() {
-        layers[0].push(other_node(world, index, url));
+        figures.push(other_node(world, index, url));
     }
-    let deepest = |kind: fn(&RoleView) -> bool| {
-        let roles = world.roles.iter().enumerate().filter(move |(_, role)| kind(role));
-        roles.map(|(index, _)| topology.layer(Place::Role(index))).max().unwrap_or(0)
-    };
+    let layer = |index: usize| topology.layer(Place::Role(index));
+    let servers = world.roles.iter().enumerate().filter(|(_, r)| r.kind() != Kind::MiningDevice);
     // Miners stand in one row at the end, however short their way is.
-    let last = deepest(|_| true).max(deepest(|role| role.kind() != Kind::MiningDevice) + 1);
+    let last = servers.map(|(index, _)| layer(index)).max().unwrap_or(0) + 1;
     for (index, role) in world.roles.iter().enumerate() {
         let layer = match role.kind() {
             Kind::MiningDevice => last,
-            _ => topology.layer(Place::Role(index)),
+            _ => layer(index),
         };
-        while layers.len() <= layer {
-            layers.push(Vec::new());
-        }
-        layers[layer].push(figure(index, role));
+        figures.push(Figure { layer, ..figure(index, role) });
     }
-    layers.retain(|layer| !layer.is_empty());
-    layers
+    // Roles of a layer stay as configured.
+    figures.sort_by_key(|figure| figure.layer);
+    figures
 }
 
-fn drawn(layers: &[Vec<Figure>], topology: &Topology, narrow: bool) -> Markup {
-    let mut placed: Vec<(&Figure, f64, f64)> = Vec::new();
-    let (mut width, mut height) = (0.0_f64, 0.0_f64);
-    if narrow {
-        width = NARROW as f64 * (WIDTH + GAP_ACROSS) - GAP_ACROSS;
-        for layer in layers {
-            for row in layer.chunks(NARROW) {
-                let used = row.len() as f64 * (WIDTH + GAP_ACROSS) - GAP_ACROSS;
-                for (at, figure) in row.iter().enumerate() {
-                    placed.push((
-                        figure,
-                        (width - used) / 2.0 + at as f64 * (WIDTH + GAP_ACROSS),
-                        height,
-                    ));
-                }
-                height += HEIGHT + GAP_ACROSS;
-            }
-            height += GAP_ALONG - GAP_ACROSS - 22.0;
-        }
-        height -= GAP_ALONG - 22.0;
-    } else {
-        for layer in layers {
-            height = height.max(layer.len() as f64 * (HEIGHT + GAP_ACROSS) - GAP_ACROSS);
-        }
-        for layer in layers {
-            let used = layer.len() as f64 * (HEIGHT + GAP_ACROSS) - GAP_ACROSS;
-            for (at, figure) in layer.iter().enumerate() {
-                placed.push((
-                    figure,
-                    width,
-                    (height - used) / 2.0 + at as f64 * (HEIGHT + GAP_ACROSS),
-                ));
-            }
-            width += WIDTH + GAP_ALONG;
-        }
-        width -= GAP_ALONG;
-    }
-    let at = |place: Place| placed.iter().find(|(figure, _, _)| figure.place == place);
-    let edges = topology.edges.iter().filter_map(|(from, to)| {
-        let ((below, x1, y1), (above, x2, y2)) = (at(*from)?, at(*to)?);
-        let state = match (below.state, above.state) {
+fn drawn(figures: &[Figure], topology: &Topology) -> Markup {
+    let position = |place: Place| figures.iter().position(|figure| figure.place == place);
+    let edges =
+        topology.edges.iter().filter_map(|(from, to)| Some((position(*to)?, position(*from)?)));
+    let edges: Vec<(usize, usize)> = edges.collect();
+    let layers: Vec<usize> = figures.iter().map(|figure| figure.layer).collect();
+    let plan = Plan::new(&layers, &edges, HEIGHT);
+    let left = |layer: usize| layer as f64 * (WIDTH + GAP);
+    let deepest = layers.iter().copied().max().unwrap_or(0);
+    let (width, height) = (left(deepest) + WIDTH, plan.height());
+    let drawn = edges.iter().enumerate().map(|(edge, (above, below))| {
+        let state = match (figures[*above].state, figures[*below].state) {
             ("good", "good") => "good",
             (a, b) if a == "gone" || b == "gone" => "gone",
             _ => "waiting",
         };
-        Some((curve((*x2, *y2), (*x1, *y1), narrow), state))
+        let mut path = String::new();
+        let mut last = (left(layers[*above]) + WIDTH, plan.middle(*above));
+        path.push_str(&format!("M{:.0} {:.1}", last.0, last.1));
+        for (layer, y) in plan.way(edge) {
+            path.push_str(&bend(last, (left(layer), y)));
+            path.push_str(&format!(" H{:.0}", left(layer) + WIDTH));
+            last = (left(layer) + WIDTH, y);
+        }
+        path.push_str(&bend(last, (left(layers[*below]), plan.middle(*below))));
+        (path, state)
     });
-    let edges: Vec<_> = edges.collect();
     html! {
         svg viewBox={ "-2 -2 " (width + 4.0) " " (height + 4.0) } role="img" aria-label="The roles and their connections" {
-            @for (path, state) in &edges { path.edge data-state=(state) d=(path) {} }
-            @for (figure, x, y) in &placed { (drawn_figure(figure, *x, *y)) }
+            @for (path, state) in drawn { path.edge data-state=(state) d=(path) {} }
+            @for (at, figure) in figures.iter().enumerate() {
+                (drawn_figure(figure, left(figure.layer), plan.middle(at) - HEIGHT / 2.0))
+            }
         }
     }
 }
 
-/// From the right side of the upstream to the left side of the one below, or from bottom to top.
-fn curve((x1, y1): (f64, f64), (x2, y2): (f64, f64), narrow: bool) -> String {
-    if narrow {
-        let (x1, y1, x2) = (x1 + WIDTH / 2.0, y1 + HEIGHT, x2 + WIDTH / 2.0);
-        let middle = (y1 + y2) / 2.0;
-        return format!("M{x1} {y1} C{x1} {middle} {x2} {middle} {x2} {y2}");
-    }
-    let (x1, y1, y2) = (x1 + WIDTH, y1 + HEIGHT / 2.0, y2 + HEIGHT / 2.0);
+fn bend((x1, y1): (f64, f64), (x2, y2): (f64, f64)) -> String {
     let middle = (x1 + x2) / 2.0;
-    format!("M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}")
+    format!(" C{middle:.0} {y1:.1} {middle:.0} {y2:.1} {x2:.0} {y2:.1}")
 }
 
 fn drawn_figure(figure: &Figure, x: f64, y: f64) -> Markup {
     let inner = html! {
-        g.figure data-state=(figure.state) transform={ "translate(" (x) " " (y) ")" } {
+        g.figure data-state=(figure.state) transform=(format!("translate({x:.0} {y:.1})")) {
             title { (figure.title) }
             rect.box width=(WIDTH) height=(HEIGHT) rx="12" {}
-            circle.dot cx="17" cy="20" r="5" {}
-            text.name x="30" y="25" { (cut(&figure.name, 17)) }
-            text.mark x=(WIDTH - 12.0) y="24" text-anchor="end" { (figure.mark) }
+            circle.dot cx="18" cy="21" r="5" {}
+            text.name x="31" y="26" { (cut(&figure.name, 20)) }
             @for (at, line) in figure.lines.iter().take(2).enumerate() {
-                text.line x="14" y=(48 + at * 19) { (cut(line, LINE)) }
+                text.line x="14" y=(49 + at * 18) { (cut(line, LINE)) }
             }
+            text.mark x=(WIDTH - 12.0) y=(HEIGHT - 8.0) text-anchor="end" { (figure.mark) }
         }
     };
     html! { @match &figure.href { Some(href) => a href=(href) { (inner) }, None => (inner) } }
@@ -170,7 +149,7 @@ fn node(world: &World) -> Figure {
     };
     let title = format!("node: {}", lines.join(", "));
     let (place, href) = (Place::Node, Some("/role/node".to_owned()));
-    Figure { place, name: "bitcoind".to_owned(), href, mark: "NODE", state, lines, title }
+    Figure { place, layer: 0, name: "bitcoind".to_owned(), href, mark: "NODE", state, lines, title }
 }
 
 /// A node that only template providers talk to: what they say of it.
@@ -192,7 +171,16 @@ fn other_node(world: &World, index: usize, url: &str) -> Figure {
     };
     let name = format!("bitcoind {}", index + 2);
     let title = format!("{url}: {}", lines.join(", "));
-    Figure { place: Place::OtherNode(index), name, href: None, mark: "NODE", state, lines, title }
+    Figure {
+        place: Place::OtherNode(index),
+        layer: 0,
+        name,
+        href: None,
+        mark: "NODE",
+        state,
+        lines,
+        title,
+    }
 }
 
 fn figure(index: usize, role: &RoleView) -> Figure {
@@ -208,6 +196,7 @@ fn figure(index: usize, role: &RoleView) -> Figure {
     };
     Figure {
         place: Place::Role(index),
+        layer: 0,
         name: role.name().to_owned(),
         href: Some(format!("/role/{}", role.name())),
         mark: kind_mark(role.kind()),

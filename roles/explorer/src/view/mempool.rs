@@ -50,7 +50,7 @@ pub fn page(app: &App, from: usize, ids: Result<Vec<String>, String>) -> Markup 
             @match next {
                 None => p.empty { "The node has not been asked yet." },
                 Some(Err(reason)) => p.alarm.mild { "The node makes no block: " (reason) },
-                Some(Ok(next)) if next.transactions.is_empty() => p.empty { "Nothing waits to be mined." },
+                Some(Ok(next)) if next.transactions.is_empty() => p.empty { "It has no transaction yet." },
                 Some(Ok(next)) => {
                     @let from = from.min(next.transactions.len() - 1);
                     div.scroll {

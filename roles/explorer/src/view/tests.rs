@@ -1,1 +1,74 @@
+use serde_json::json;
 
+use super::*;
+use crate::config::{Kind, RoleKeys};
+
+const SCRIPT: &str = "<script>alert(1)</script>";
+
+fn lab(status: [serde_json::Value; 3]) -> World {
+    let kinds = [Kind::TemplateProvider, Kind::Pool, Kind::Translator];
+    let keys: Vec<_> = kinds
+        .iter()
+        .map(|kind| RoleKeys {
+            name: kind.name().to_owned(),
+            kind: *kind,
+            url: "http://127.0.0.1:1".to_owned(),
+            upstream: None,
+        })
+        .collect();
+    let mut world = World::new(&keys);
+    for (role, status) in world.roles.iter_mut().zip(status) {
+        role.health.up();
+        role.status = json!({ "ready": true, "state": status });
+    }
+    world
+}
+
+#[test]
+fn whatever_a_role_says_is_shown_as_text() {
+    // Wrong types, missing keys and scripts everywhere.
+    let odd = [json!(null), json!(7), json!(SCRIPT), json!([SCRIPT]), json!({ SCRIPT: SCRIPT })];
+    for value in odd {
+        let channel = json!({ "identity": value, "vendor": SCRIPT, "hashrate": value, "rejected": { SCRIPT: 1 },
+                              "extranonce_prefix": value, "remote": SCRIPT });
+        let world = lab([
+            json!({ "template": value, "clients": value, "nodes": [{ "url": SCRIPT, "problem": SCRIPT }] }),
+            json!({ "channels": [channel], "blocks": value, "template_providers": value }),
+            json!({ "miners": [{ "user": SCRIPT, "user_agent": SCRIPT }], "upstream": value, "shares": value }),
+        ]);
+        let workers = mining::workers(&world);
+        let pages = [
+            mining::worker_table(&workers, 10),
+            flow::picture(&world, "http://127.0.0.1:2"),
+            layout(&world, SCRIPT, "/", Live::Always, &mining::share_note(&workers)),
+        ];
+        for page in pages {
+            let page = page.into_string();
+            assert!(!page.contains("<script>"), "{page}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_is_listed_once_where_it_connects() {
+    let world = lab([
+        json!({}),
+        json!({ "channels": [
+            { "identity": "lab.v1", "hashrate": 1e3, "accepted": 5, "vendor": "adit" },
+            { "identity": "lab.v2", "hashrate": 2e3, "accepted": 7, "rejected": { "stale-share": 2 }, "last_share_age_seconds": 9 },
+            { "identity": "lab.v2", "hashrate": 1e3, "accepted": 1, "last_share_age_seconds": 4 },
+        ] }),
+        json!({ "miners": [{ "user": "lab.v1", "user_agent": "bmminer", "hashrate": 1.5e3, "shares_accepted": 6,
+                             "shares_rejected": { "duplicate": 1 } }] }),
+    ]);
+    let workers = mining::workers(&world);
+    assert_eq!(workers.len(), 2);
+    let v2 = &workers[0];
+    assert_eq!(
+        (v2.name.as_str(), v2.at.as_str(), v2.channels, v2.accepted),
+        ("lab.v2", "pool", 2, 8)
+    );
+    assert_eq!((v2.last_share, v2.rejected["stale-share"]), (Some(4), 2));
+    let v1 = &workers[1];
+    assert_eq!((v1.at.as_str(), v1.accepted, v1.agents[0].as_str()), ("translator", 6, "bmminer"));
+}

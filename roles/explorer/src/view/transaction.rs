@@ -12,8 +12,8 @@ use crate::rpc::{Input, Tx};
 /// Inputs and outputs shown of each.
 const SHOWN: usize = 200;
 
-/// The page.
-pub fn page(app: &App, tx: &Tx) -> Markup {
+/// The page. `unspent` are the outputs that can still be spent.
+pub fn page(app: &App, tx: &Tx, unspent: &[u32]) -> Markup {
     let world = app.world();
     let next = world.node.next.as_ref().and_then(|next| next.as_ref().ok());
     let place =
@@ -67,7 +67,11 @@ pub fn page(app: &App, tx: &Tx) -> Markup {
                     h2 { "Outputs " small { (tx.vout.len()) } }
                     ul.outputs {
                         @for out in tx.vout.iter().take(SHOWN) {
-                            li { span.num { (btc(out.value)) } (script(&out.script)) span.dim { (output_note(out)) } }
+                            li { span.num { (btc(out.value)) } (script(&out.script))
+                                span.dim {
+                                    (output_note(out))
+                                    @if unspent.contains(&out.n) { " " span.badge data-state="good" { "unspent" } }
+                                } }
                         }
                         @if tx.vout.len() > SHOWN { li.dim { "and " (tx.vout.len() - SHOWN) " more" } }
                     }
