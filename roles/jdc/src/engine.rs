@@ -91,6 +91,7 @@ struct Core {
     upstreams: Vec<Upstream>,
     /// Whom miners work for.
     source: Option<Source>,
+    source_since: Option<Instant>,
     desk: Desk,
     solutions: Solutions,
     /// Channels that are open or wait for a first job.
@@ -203,6 +204,7 @@ impl JdcEngine {
                 provider: None,
                 upstreams: upstreams.iter().map(Upstream::new).collect(),
                 source: None,
+                source_since: None,
                 desk: Desk::default(),
                 solutions: Solutions::new(pending),
                 channels: 0,

@@ -218,8 +218,10 @@ impl Core {
         out: &mut Outbox<Effect>,
     ) {
         let upstream = &mut self.upstreams[index];
-        let Some(channel) = &upstream.pool.channel else { return };
+        let Some(channel) = &mut upstream.pool.channel else { return };
         let (session, target) = (channel.session, channel.target);
+        // From now on the pool has none for us: what it gave before gets old.
+        channel.own = None;
         let Some(claim) = self.desk.proposing(index, request_id) else { return };
         upstream.proved_well();
         claim.step = Step::Rest;

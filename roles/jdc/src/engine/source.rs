@@ -60,8 +60,9 @@ impl Core {
         }
         let wanted = self.wanted_source(now);
         if wanted == self.source {
-            return;
+            return self.ask_for_own_jobs(now, out);
         }
+        self.source_since = Some(now.instant);
         let former = std::mem::replace(&mut self.source, wanted);
         let Some(source) = wanted else { return };
         let name = source.upstream().map_or("-", |index| self.upstreams[index].name());
@@ -82,11 +83,6 @@ impl Core {
         {
             self.restart_claims(new, now.instant);
         }
-        if let Source::Kept(index) | Source::Own(index) = source
-            && self.settings.on_failure == OnFailure::Pool
-        {
-            self.ask_for_own_jobs(index, now, out);
-        }
         self.scan_now = true;
         self.tell_hash_rates(now, out);
     }
@@ -103,15 +99,15 @@ impl Core {
             Some(Source::Declared(index)) if self.holds(index) => {
                 (0..index).find(well).map(Source::Declared).or(self.source)
             }
-            Some(Source::Declared(index)) => Some(self.after_failure(index)),
-            Some(Source::Kept(index)) => match self.first_usable() {
-                Some(usable) => Some(Source::Declared(usable)),
-                None => Some(self.after_failure(index)),
-            },
+            Some(Source::Declared(index)) => Some(self.after_failure(index, now)),
+            Some(Source::Kept(index)) if self.upstreams[index].is_usable() => {
+                Some(Source::Declared(index))
+            }
+            Some(Source::Kept(index)) => Some(self.after_failure(index, now)),
             Some(Source::Own(index)) => match (0..self.upstreams.len()).find(well) {
                 Some(better) if better <= index => Some(Source::Declared(better)),
                 _ if self.gives_own_jobs(index) => self.source,
-                _ => Some(self.after_failure(index)),
+                _ => Some(self.after_failure(index, now)),
             },
             Some(Source::Solo) => {
                 (0..self.upstreams.len()).find(well).map(Source::Declared).or(self.source)
@@ -132,11 +128,12 @@ impl Core {
     }
 
     /// The upstream that is worked for takes no jobs of ours any more.
-    fn after_failure(&self, index: usize) -> Source {
+    fn after_failure(&self, index: usize, now: Now) -> Source {
         let solo = self.settings.solo.is_some();
         match self.settings.on_failure {
             OnFailure::Solo if solo => return Source::Solo,
             OnFailure::Pool if self.gives_own_jobs(index) => return Source::Own(index),
+            OnFailure::Pool if self.may_give_own_jobs(index, now) => return Source::Kept(index),
             _ => {}
         }
         match self.first_usable() {
@@ -171,18 +168,37 @@ impl Core {
         channel.is_some_and(|channel| channel.own.is_some())
     }
 
-    /// Some pools give jobs of their own only to those who do not say that they bring theirs.
-    fn ask_for_own_jobs(&mut self, index: usize, now: Now, out: &mut Outbox<Effect>) {
-        let pool = &mut self.upstreams[index].pool;
-        if pool.plain || pool.channel.as_ref().is_none_or(|channel| channel.own.is_some()) {
-            return;
-        }
-        pool.plain = true;
-        self.upstreams[index].stay_in_trouble(now.instant + self.settings.well_after);
-        let pool = &self.upstreams[index].pool;
-        if let Some(peer) = pool.state.peer() {
-            out.close(peer, "own-jobs-of-the-pool");
-            self.lose_pool(index, "its own jobs are asked for");
+    /// Whether its own jobs may be on their way.
+    fn may_give_own_jobs(&self, index: usize, now: Now) -> bool {
+        match self.source {
+            Some(Source::Kept(its)) if its == index => self.in_force_for(now) < OWN_JOBS_PATIENCE,
+            Some(Source::Declared(_)) => self.upstreams[index].pool.state.ready().is_some(),
+            _ => false,
         }
     }
+
+    /// Some pools give jobs of their own only to those who do not say that they bring theirs: connects anew without
+    /// that, where it is wanted and nothing came.
+    fn ask_for_own_jobs(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let Some(Source::Kept(index)) = self.source else { return };
+        let asks = self.settings.on_failure == OnFailure::Pool
+            && self.in_force_for(now) >= OWN_JOBS_DELAY
+            && !self.upstreams[index].pool.plain
+            && self.may_give_own_jobs(index, now);
+        let Some(peer) = self.upstreams[index].pool.state.peer().filter(|_| asks) else { return };
+        self.upstreams[index].pool.plain = true;
+        self.upstreams[index].stay_in_trouble(now.instant + self.settings.well_after);
+        out.close(peer, "own-jobs-of-the-pool");
+        self.lose_pool(index, "its own jobs are asked for");
+    }
+
+    /// For how long miners have worked for whom they work.
+    fn in_force_for(&self, now: Now) -> Duration {
+        self.source_since.map_or(Duration::ZERO, |since| now.instant.duration_since(since))
+    }
 }
+
+/// A pool that refuses a job may give one of its own right behind. Where it does not in this time, it is asked in
+/// another way, and where that is no good either it has none. Meanwhile miners go on with what they have.
+const OWN_JOBS_DELAY: Duration = Duration::from_millis(200);
+const OWN_JOBS_PATIENCE: Duration = Duration::from_secs(3);

@@ -257,10 +257,13 @@ fn the_pools_own_jobs_where_that_is_wanted() {
     let mut sim =
         Sim::working("on_declaration_failure = \"pool\"\nfallback.well_after_ms = 3000", 2);
     let mut miner = sim.extended(8);
-    own_job(&mut sim, 500);
+    own_job(&mut sim, 499);
     sim.manners[0].refuses_declarations = Some("invalid-job");
     let from = sim.said.len();
     sim.tip(2, 2);
+    // What it gave before it took ours is old. New ones come right behind the refusal.
+    assert_eq!((sim.source(), sim.upstream()), ("pool-jobs", Some(0)));
+    own_job(&mut sim, 500);
     assert_eq!((sim.source(), sim.upstream()), ("pool-jobs", Some(0)));
     assert!(miner.read(&sim));
     miner.share(&mut sim);
@@ -274,6 +277,44 @@ fn the_pools_own_jobs_where_that_is_wanted() {
     sim.pass(Duration::from_secs(6));
     assert_eq!((sim.source(), sim.upstream()), ("declared", Some(0)));
     mines(&mut sim, &mut miner);
+}
+
+#[test]
+fn a_pool_that_gives_its_own_jobs_only_to_others_is_asked_as_one() {
+    let more = "on_declaration_failure = \"pool\"\nfallback.well_after_ms = 3000";
+    let mut sim = Sim::working(more, 2);
+    let mut miner = sim.extended(8);
+    sim.manners[0].refuses_declarations = Some("invalid-job");
+    sim.tip(2, 2);
+    assert_eq!((sim.source(), sim.upstream()), ("kept", Some(0)));
+    mines_at_once(&mut sim, &mut miner);
+    sim.pass(Duration::from_millis(300));
+    assert!(sim.closed.iter().any(|(_, reason)| *reason == "own-jobs-of-the-pool"));
+    let from = sim.said.len();
+    sim.connect(Link::Pool(0));
+    assert!(sim.heard(Link::Pool(0), from)[0].contains("flags: 0"));
+    own_job(&mut sim, 500);
+    assert_eq!(sim.source(), "pool-jobs");
+    mines(&mut sim, &mut miner);
+    // Then ours are tried again, on a connection that says so.
+    sim.manners[0].refuses_declarations = None;
+    sim.pass(Duration::from_secs(2));
+    let from = sim.said.len();
+    sim.connect(Link::Pool(0));
+    assert!(sim.heard(Link::Pool(0), from)[0].contains("flags: 2"));
+    sim.pass(Duration::from_secs(4));
+    assert_eq!((sim.source(), sim.upstream()), ("declared", Some(0)));
+    mines(&mut sim, &mut miner);
+    // One that gives none at all is left after a while.
+    sim.manners[0].refuses_declarations = Some("invalid-job");
+    sim.tip(3, 3);
+    sim.pass(Duration::from_secs(4));
+    assert_eq!((sim.source(), sim.upstream()), ("declared", Some(1)));
+}
+
+fn mines_at_once(sim: &mut Sim, miner: &mut Miner) {
+    assert!(miner.read(sim));
+    miner.share(sim);
 }
 
 /// The pool gives a job of its own on tip 7.
