@@ -12,13 +12,13 @@ pub mod store;
 pub mod template;
 pub mod watch;
 
-use std::fs::File;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adit_node::{BlockMetrics, BlockStore, Board, Node, NodeState, SolvedBlock, Submitter};
+use adit_node::{
+    BlockMetrics, BlockStore, Board, Node, NodeState, SolvedBlock, Submitter, lock_dir,
+};
 use adit_service::{ConfigError, Context, Role, clap};
 use adit_sv2::noise::Validity;
 use adit_transport::{AddressLimits, ConnectionLimits, ListenLimits, NoiseServer};
@@ -78,7 +78,7 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let board = Board::new(&nodes);
 
     let dir = &config.data_dir;
-    let _lock = lock(dir).with_context(|| format!("data_dir {}", dir.display()))?;
+    let _lock = lock_dir(dir).with_context(|| format!("data_dir {}", dir.display()))?;
     let opened = TemplateStore::open(&dir.join("templates"), unix_ms())
         .with_context(|| format!("folder for templates in {}", dir.display()))?;
     let (templates, earlier) = opened;
@@ -114,7 +114,7 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     }
     let submissions = TaskTracker::new();
     tasks.spawn(take_found(hub.clone(), found, submitter.clone(), submissions.clone()));
-    tasks.spawn(look_after(board.clone(), submitter.clone()));
+    tasks.spawn(adit_node::look_after(board.clone(), submitter.clone()));
     let feed = Feed {
         network: config.network,
         future: config.templates.future,
@@ -145,14 +145,6 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     submissions.close();
     let _ = tokio::time::timeout(LAST_SUBMISSIONS, submissions.wait()).await;
     Ok(())
-}
-
-/// Two processes in one folder would take each other's templates away. Released when the process ends, however it does.
-fn lock(dir: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(dir)?;
-    let file = File::create(dir.join("lock"))?;
-    file.try_lock().context("used by another process")?;
-    Ok(file)
 }
 
 async fn listen(
@@ -267,24 +259,6 @@ impl BlockMetrics for Metrics {
     }
 }
 
-/// Has the submitter look after its blocks whenever something happens at a node, and now and then.
-async fn look_after(board: Board, submitter: Arc<Submitter<Node>>) {
-    let mut board = board.subscribe();
-    let mut wait = LOOK_FIRST;
-    loop {
-        board.mark_unchanged();
-        let pending = submitter.clone().round().await;
-        tokio::select! {
-            _ = board.changed() => {
-                wait = LOOK_FIRST;
-                // Not in the way of what is to be done first at a new tip.
-                tokio::time::sleep(LOOK_DELAY).await;
-            }
-            () = tokio::time::sleep(if pending { wait } else { LOOK_LAST }) => wait = (wait * 2).min(LOOK_LAST),
-        }
-    }
-}
-
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
@@ -293,9 +267,3 @@ fn unix_ms() -> u64 {
 const MAX_PAYLOAD: usize = 80_000;
 /// What is under way when the process is to end.
 const LAST_SUBMISSIONS: Duration = Duration::from_secs(3);
-/// From a change at a node to a look at the blocks there.
-const LOOK_DELAY: Duration = Duration::from_millis(50);
-/// Between two looks at blocks that are in no best chain, doubling.
-const LOOK_FIRST: Duration = Duration::from_secs(1);
-/// The most of that.
-const LOOK_LAST: Duration = Duration::from_secs(30);

@@ -159,6 +159,18 @@ impl BlockStore {
     }
 }
 
+/// Takes a folder for this process, making it where there is none: two processes in one would take each other's files
+/// away. Released when the process ends, however it does, or the file is dropped.
+///
+/// # Errors
+/// Where another process has it, or of the file system.
+pub fn lock_dir(dir: &Path) -> io::Result<File> {
+    fs::create_dir_all(dir)?;
+    let file = File::create(dir.join("lock"))?;
+    file.try_lock().map_err(|_| io::Error::other("used by another process"))?;
+    Ok(file)
+}
+
 /// Makes new names in a folder outlive the machine.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ mod submitter;
 mod tip;
 mod types;
 
-pub use blocks::{BlockStore, Record, SolvedBlock, State, sync_dir};
+pub use blocks::{BlockStore, Record, SolvedBlock, State, lock_dir, sync_dir};
 pub use board::{Board, NodeState, choose, monitor};
 pub use calls::Rules;
 pub use chain::Network;
@@ -32,7 +32,7 @@ pub use config::{Auth, ConfigError, NodeConfig};
 pub use error::NodeError;
 pub use keys::NodeKeys;
 pub use node::{CallReport, Node};
-pub use submitter::{BlockMetrics, Chain, Standing, Submitter};
+pub use submitter::{BlockMetrics, Chain, Standing, Submitter, look_after};
 pub use tip::{TipEvent, TipWatch};
 pub use types::{
     BlockHeaderInfo, BlockTemplate, BlockchainInfo, MempoolEntry, MempoolTxids, NetworkInfo,

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use adit_mining::BlockHash;
 use bitcoin::hashes::Hash;
 use tokio::task::JoinSet;
 
 use crate::blocks::{BlockStore, SolvedBlock, State};
-use crate::{Node, NodeError, SubmitResult};
+use crate::{Board, Node, NodeError, SubmitResult};
 
 /// Who counts what becomes of blocks.
 pub trait BlockMetrics: Send + Sync + 'static {
@@ -322,6 +323,24 @@ impl<C: Chain> Submitter<C> {
     }
 }
 
+/// Has the submitter look after its blocks whenever something happens at a node, and now and then. Never ends.
+pub async fn look_after<C: Chain>(board: Board, submitter: Arc<Submitter<C>>) {
+    let mut board = board.subscribe();
+    let mut wait = LOOK_FIRST;
+    loop {
+        board.mark_unchanged();
+        let pending = submitter.clone().round().await;
+        tokio::select! {
+            _ = board.changed() => {
+                wait = LOOK_FIRST;
+                // Not in the way of what is to be done first at a new tip.
+                tokio::time::sleep(LOOK_DELAY).await;
+            }
+            () = tokio::time::sleep(if pending { wait } else { LOOK_LAST }) => wait = (wait * 2).min(LOOK_LAST),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Verdict {
     /// Lost for good.
@@ -356,6 +375,12 @@ fn is_overtaken(height: u32, tip: u32) -> bool {
 
 /// Blocks on top of another block at the same height after which a block is given up.
 const OVERTAKEN_BY: u32 = 6;
+/// From a change at a node to a look at the blocks there.
+const LOOK_DELAY: Duration = Duration::from_millis(50);
+/// Between two looks at blocks that are in no best chain, doubling.
+const LOOK_FIRST: Duration = Duration::from_secs(1);
+/// The most of that.
+const LOOK_LAST: Duration = Duration::from_secs(30);
 /// Of `getblockheader` for a block that is not known.
 const RPC_INVALID_ADDRESS_OR_KEY: i64 = -5;
 
