@@ -248,7 +248,7 @@ const KNOWN_EXTENSIONS: [u16; 1] = [WORKER_HASHRATE_TRACKING];
 impl Default for Mining {
     fn default() -> Self {
         Self {
-            group_channels: false,
+            group_channels: true,
             version_rolling: true,
             supported_extensions: KNOWN_EXTENSIONS.to_vec(),
             required_extensions: Vec::new(),

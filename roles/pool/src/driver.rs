@@ -93,6 +93,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         }
     };
     let mut drain = unix::signal(unix::SignalKind::user_defined1())?;
+    let mut renew = unix::signal(unix::SignalKind::user_defined2())?;
     // Ends last: connections are closed by the tokens of their listeners and dialers.
     let end = CancellationToken::new();
     let _end = end.clone().drop_guard();
@@ -109,6 +110,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         backdate: CERTIFICATE_BACKDATE,
     };
     let server = Arc::new(NoiseServer::new(config.authority.load()?, validity)?);
+    let server_id = config.coinbase.server_id;
     let payout = config.payout()?.describe(config.network.into());
     tracing::info!(payout, authority_key = %server.authority(), "miners connect with this authority key");
     cx.listening("miners", listener.local_addr()?);
@@ -137,6 +139,9 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
             () = cx.shutdown.cancelled() => break,
             failed = hub.failed() => return Err(failed.into()),
             _ = drain.recv() => hub.try_with(|engine, _, _| engine.drain())?,
+            _ = renew.recv() => {
+                hub.try_with(|engine, _, out| engine.renew_prefixes(server_id, out))?;
+            }
         }
     }
     if config.drain.at_the_end() {

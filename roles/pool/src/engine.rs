@@ -9,6 +9,7 @@ mod custom;
 mod downstream;
 mod drain;
 mod open;
+mod prefixes;
 mod setup;
 mod shares;
 mod status;
@@ -77,7 +78,11 @@ pub struct PoolEngine {
 struct Core {
     settings: Settings,
     metrics: Metrics,
+    /// What every extranonce begins with.
+    server_id: u8,
     extranonces: ExtranonceAllocator,
+    /// Channels were given other prefixes since the start.
+    renewed: bool,
     bench: Bench,
     ledger: Ledger,
     solutions: Solutions,
@@ -169,8 +174,6 @@ impl PoolEngine {
             metrics.template_provider(&provider.address, false);
             Ok(Provider::new(provider.address.clone(), url))
         });
-        let extranonces = ExtranonceAllocator::new(&[config.coinbase.server_id], SLICE_LEN)
-            .expect("a head of one byte and a slice of three");
         Ok(Self {
             miners: BTreeMap::new(),
             providers: providers.collect::<Result<_, _>>()?,
@@ -178,7 +181,9 @@ impl PoolEngine {
             core: Core {
                 settings,
                 metrics,
-                extranonces,
+                server_id: config.coinbase.server_id,
+                extranonces: prefixes::allocator(config.coinbase.server_id),
+                renewed: false,
                 bench: Bench::new(JobFactory {
                     tag: config.coinbase.tag.clone().into_bytes(),
                     payouts,

@@ -113,6 +113,7 @@ pub struct Metrics {
     worker_hash_rate: Family<[(&'static str, String); 2], FloatGauge>,
     queue_fill: FloatGauge,
     sent_away: Counter,
+    prefixes_renewed: Counter,
     custom_jobs: Family<Label, Counter>,
     templates: Family<Label, Counter>,
 }
@@ -153,6 +154,7 @@ impl Default for Metrics {
             worker_hash_rate: Family::default(),
             queue_fill: FloatGauge::default(),
             sent_away: Counter::default(),
+            prefixes_renewed: Counter::default(),
             custom_jobs: Family::default(),
             templates: Family::default(),
         }
@@ -224,6 +226,8 @@ impl Metrics {
         let _ = self.custom_jobs.get_or_create(&[("result", "accepted")]);
         let help = "Custom jobs of miners by result: accepted, or why not";
         registry.register("custom_jobs", help, self.custom_jobs.clone());
+        let help = "Channels that were given another extranonce prefix";
+        registry.register("prefixes_renewed", help, self.prefixes_renewed.clone());
         let help = "Connections that were told to go elsewhere";
         registry.register("reconnects_sent", help, self.sent_away.clone());
         for kind in ["future", "new-tip", "newer", "unchanged", "refused"] {
@@ -302,6 +306,10 @@ impl Metrics {
 
     pub(crate) fn template_age(&self, age: Duration) {
         self.template_age.set(age.as_secs_f64());
+    }
+
+    pub(crate) fn prefixes_renewed(&self, channels: u64) {
+        self.prefixes_renewed.inc_by(channels);
     }
 
     pub(crate) fn custom_job(&self, result: &'static str) {

@@ -78,7 +78,7 @@ async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() 
             match miner.next().await {
                 News::Accepted(more) => acknowledged += u64::from(more),
                 News::Closed => break,
-                News::Work | News::Refused(_) | News::SentTo(..) => {}
+                News::Work | News::Refused(_) | News::SentTo(..) | News::Prefix => {}
             }
         }
         let store = Store::open(&folder.path().join("pool.redb")).unwrap();
@@ -115,6 +115,11 @@ async fn miners_are_sent_elsewhere_on_sigusr1_and_before_the_end() {
         News::SentTo(host, port) => assert_eq!((host.as_str(), port), ("next.example", 4321)),
         other => panic!("{other:?}"),
     };
+    // Another prefix first: what is found then has it.
+    pool.signal("USR2");
+    assert!(matches!(miner.next().await, News::Prefix));
+    miner.submit(1);
+    miner.accepted(1).await;
     pool.signal("USR1");
     sent(miner.next().await);
     // It stays, and is served.

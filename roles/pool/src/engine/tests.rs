@@ -6,6 +6,8 @@ mod connections;
 mod custom;
 mod extensions;
 mod fuzz;
+mod groups;
+mod prefixes;
 mod providers;
 mod shares;
 mod sim;

@@ -191,6 +191,20 @@ impl Bench {
         out.say(peer, |bytes| _ = channels.new_tip(id, job_of, tip, bytes));
     }
 
+    /// Sends all channels of a connection the present work once more under this id, since their prefixes changed.
+    pub(super) fn send_again(
+        &mut self,
+        id: u32,
+        peer: PeerId,
+        channels: &mut Channels<Channel>,
+        out: &mut Outbox<Effect>,
+    ) {
+        let Some(Current { set, tip }) = &mut self.current else { return };
+        let factory = &self.factory;
+        let job_of = |size| job_of(set, factory, size);
+        out.say(peer, |bytes| _ = channels.active_job(id, job_of, tip, bytes));
+    }
+
     /// A set for a template, whose jobs were tried out.
     fn job_set(&mut self, template: &Arc<Template>, provider: usize) -> Option<JobSet> {
         let mut set = JobSet::new(self.ids.allocate(), template.clone());
@@ -307,6 +321,7 @@ impl PoolEngine {
             }
         }
         self.core.extranonces.new_prev_hash();
+        self.reclaim_prefixes();
         if self.miners.values().any(|miner| !miner.channels.is_empty()) {
             out.effect(Effect::FannedOut(now.instant));
         }

@@ -209,6 +209,7 @@ pub enum News {
     Accepted(u32),
     Refused(String),
     SentTo(String, u16),
+    Prefix,
     Closed,
 }
 
@@ -365,6 +366,10 @@ impl MinerEngine {
             Mining::SetNewPrevHash(m) => {
                 client.set_new_prev_hash(&m).unwrap();
                 out.effect(News::Work);
+            }
+            Mining::SetExtranoncePrefix(m) => {
+                client.set_extranonce_prefix(&m).unwrap();
+                out.effect(News::Prefix);
             }
             Mining::SubmitSharesSuccess(m) => {
                 out.effect(News::Accepted(m.new_submits_accepted_count))

@@ -310,6 +310,21 @@ impl Sim {
         self.rig(peer)
     }
 
+    /// For what the driver asks of the engine; to be given back.
+    pub(super) fn take_outbox(&mut self) -> Outbox<Effect> {
+        std::mem::take(&mut self.out)
+    }
+
+    pub(super) fn give_outbox(&mut self, out: Outbox<Effect>) {
+        self.out = out;
+        self.settle();
+    }
+
+    /// Forgets everything that was said.
+    pub(super) fn drop_frames(&mut self) {
+        self.frames.clear();
+    }
+
     /// The first frame that was said to this peer and not looked at yet.
     pub(super) fn take_frame(&mut self, peer: PeerId) -> Option<(Header, Vec<u8>)> {
         let first = self.frames.iter().position(|(to, ..)| *to == peer)?;
@@ -367,6 +382,7 @@ impl Rig {
                 }
                 Mining::SetNewPrevHash(m) => self.client.set_new_prev_hash(&m).unwrap(),
                 Mining::SetTarget(m) => self.client.set_target(&m).unwrap(),
+                Mining::SetExtranoncePrefix(m) => self.client.set_extranonce_prefix(&m).unwrap(),
                 _ => {}
             }
             false
