@@ -25,6 +25,8 @@ pub struct Setup {
 impl Setup {
     /// The tag in the coinbase of every block of a pool.
     pub const TAG: &'static str = "/adit-test/";
+    /// The tag in the coinbase of every block of a [`jdc`](Self::jdc).
+    pub const JDC_TAG: &'static str = "/adit-jdc-test/";
     /// The user of a [`device`](Self::device).
     pub const USER: &'static str = "test.rig";
 
@@ -71,6 +73,63 @@ impl Setup {
         )
     }
 
+    /// A regtest Job Declarator Server at `node`, whose tokens are for jobs that pay what [`pool`](Self::pool) pays.
+    pub fn jds(node: &Bitcoind) -> Self {
+        Self::role(Kind::Jds)
+            .set("", "network", "regtest")
+            .set("", "data_dir", "data")
+            .push(
+                "node",
+                &[
+                    ("url", node.url().into()),
+                    ("cookie_file", node.cookie_file().display().to_string().into()),
+                ],
+            )
+            .set("coinbase", "output", payout_address(crate::bitcoind::Chain::Regtest))
+            .set("authority", "secret_key_file", KEY_FILE)
+            .set("declarations", "burst", 1_000)
+            .set("declarations", "per_minute", 10_000)
+            .set("tokens", "burst", 1_000)
+            .set("tokens", "per_minute", 10_000)
+    }
+
+    /// Lets a pool take jobs under the tokens of these.
+    #[must_use]
+    pub fn declared_by(self, jds: &[&Endpoint]) -> Self {
+        let keys: Vec<_> = jds.iter().filter_map(|jds| Some(jds.key?.to_string())).collect();
+        self.set("job_declaration", "token_keys", keys)
+            .set("job_declaration", "coinbase_only", true)
+            .set("job_declaration", "max_per_minute", 10_000)
+    }
+
+    /// A regtest Job Declarator Client that takes templates from `provider`.
+    pub fn jdc(provider: &Endpoint) -> Self {
+        let mut template_provider = vec![("address", provider.addr.to_string().into())];
+        template_provider.extend(provider.key.map(|key| ("authority_key", key.to_string().into())));
+        Self::role(Kind::Jdc)
+            .set("", "network", "regtest")
+            .push("template_provider", &template_provider)
+            .set("coinbase", "tag", Self::JDC_TAG)
+            .set("authority", "secret_key_file", KEY_FILE)
+            .set("shares", "per_minute", 60)
+            .set("shares", "start_hashrate", 5_000)
+            .set("shares", "min_hashrate", 100)
+            .set("shares", "ack_interval_ms", 100)
+            .set("fallback", "well_after_ms", 1_000)
+            .set("blocks", "path", "blocks")
+    }
+
+    /// One more pool and its Job Declarator Server of a [`jdc`](Self::jdc).
+    #[must_use]
+    pub fn upstream(self, pool: &Endpoint, jds: &Endpoint) -> Self {
+        let entries = [
+            ("pool", url(pool).into()),
+            ("jds", url(jds).into()),
+            ("user_identity", Self::USER.into()),
+        ];
+        self.push("upstreams", &entries)
+    }
+
     /// A mining device of `mode` (`sv2-standard`, `sv2-extended`, `sv1`) at a pool or translator.
     pub fn device(mode: &str, server: &Endpoint) -> Self {
         let connect =
@@ -80,6 +139,22 @@ impl Setup {
             .arg("--connect", &connect)
             .arg("--user", Self::USER)
             .arg("--hashrate", "5k")
+    }
+
+    /// An explorer of `node`, whose pages are at its [`endpoint`](Role::endpoint).
+    pub fn explorer(node: &Bitcoind) -> Self {
+        let cookie = node.cookie_file().display().to_string();
+        Self::role(Kind::Explorer).set("node", "url", node.url()).set("node", "cookie_file", cookie)
+    }
+
+    /// Of an explorer: one more role to watch, under a name of its own.
+    #[must_use]
+    pub fn watch(self, name: &str, role: &Role) -> Self {
+        let url = format!("http://{}", role.http());
+        self.push(
+            "roles",
+            &[("name", name.into()), ("kind", role.name().into()), ("url", url.into())],
+        )
     }
 
     /// Sets a key of a table, `""` for the top of the file, in place of what it was.
@@ -167,7 +242,7 @@ impl Setup {
             };
         }
         all = all.set("http", "listen", written.http.to_string());
-        if matches!(self.kind, Kind::TemplateProvider | Kind::Pool) {
+        if matches!(self.kind, Kind::TemplateProvider | Kind::Pool | Kind::Jds | Kind::Jdc) {
             let key = AuthoritySecretKey::from_entropy(random()).context("an unusable key")?;
             written.key = Some(key);
         }

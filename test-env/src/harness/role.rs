@@ -34,6 +34,9 @@ pub(super) enum Kind {
     TemplateProvider,
     Pool,
     Translator,
+    Jds,
+    Jdc,
+    Explorer,
     Device,
 }
 
@@ -43,7 +46,10 @@ impl Kind {
             Self::TemplateProvider => "template-provider",
             Self::Pool => "pool",
             Self::Translator => "translator",
+            Self::Jds => "jds",
+            Self::Jdc => "jdc",
             Self::Device => "mining-device",
+            Self::Explorer => "explorer",
         }
     }
 }
@@ -91,7 +97,7 @@ impl Role {
         Ok(role)
     }
 
-    /// `template-provider`, `pool`, `translator` or `mining-device`.
+    /// `template-provider`, `pool`, `translator`, `jds`, `jdc` or `mining-device`.
     pub fn name(&self) -> &'static str {
         self.setup.kind.name()
     }
@@ -309,7 +315,7 @@ fn in_process(kind: Kind, text: &str, dir: &Path) -> Result<Running> {
         }
         Kind::Pool => start::<adit_pool::Pool>(&runtime, text, dir)?,
         Kind::Translator => start::<adit_translator::TranslatorRole>(&runtime, text, dir)?,
-        Kind::Device => bail!("a mining device runs as a process"),
+        Kind::Jds | Kind::Jdc | Kind::Explorer | Kind::Device => bail!("{} runs as a process", kind.name()),
     };
     Ok(Running::InProcess(Box::new((handle, runtime))))
 }

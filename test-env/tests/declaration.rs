@@ -1,0 +1,310 @@
+//! Miners who choose their own blocks: two nodes that do not share transactions, a pool with its JDS at the one, a JDC at
+//! the other.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::time::Duration;
+
+use adit_test_env::bitcoind::{Bitcoind, Options};
+use adit_test_env::harness::{
+    self, Blocks, Endpoint, FoundBlock, Role, Setup, eventually, eventually_some,
+};
+use bitcoincore_rpc::RpcApi;
+use serde_json::Value;
+
+/// For what takes a moment, on a machine busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
+/// Where solo rewards go: an address of nobody.
+const SOLO: &str = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080";
+/// Only the miners' node takes transactions.
+const NO_TRANSACTIONS: &str = "-blocksonly=1";
+
+/// The pool's node and the miners', at the same height.
+struct Nodes {
+    pools: Bitcoind,
+    miners: Bitcoind,
+}
+
+impl Nodes {
+    fn start() -> Self {
+        let extra_args = vec![NO_TRANSACTIONS.to_owned()];
+        let pools =
+            harness::node(Options { listen: true, extra_args, ..Options::default() }).unwrap();
+        let connect = vec![pools.p2p_addr().unwrap()];
+        let miners = harness::node(Options { connect, ..Options::default() }).unwrap();
+        pools.generate(harness::START_BLOCKS).unwrap();
+        let nodes = Self { pools, miners };
+        nodes.wait_same();
+        nodes
+    }
+
+    fn wait_same(&self) {
+        let tip = |node: &Bitcoind| node.client().unwrap().get_best_block_hash().unwrap();
+        eventually(SOON, "both nodes have one tip", || tip(&self.pools) == tip(&self.miners));
+    }
+
+    /// A transaction that the pool's node does not know.
+    fn secret_transaction(&self) -> bitcoin::Txid {
+        let sent = self.miners.fill_mempool(1).unwrap();
+        self.wait_same();
+        let txid = sent[0].compute_txid();
+        let known = self.pools.client().unwrap().get_raw_mempool().unwrap();
+        assert!(!known.contains(&txid));
+        txid
+    }
+}
+
+/// A pool, its JDS and the template provider that it takes its own work from.
+struct Operator {
+    pool: Role,
+    jds: Role,
+    _provider: Role,
+}
+
+impl Operator {
+    fn start(node: &Bitcoind, server_id: u8) -> Self {
+        let provider = Setup::template_provider(node).start().unwrap();
+        let jds = Setup::jds(node).start().unwrap();
+        let pool = Setup::pool(&provider.endpoint())
+            .declared_by(&[&jds.endpoint()])
+            .set("coinbase", "server_id", server_id)
+            .start()
+            .unwrap();
+        for role in [&provider, &jds, &pool] {
+            role.wait_ready(SOON).unwrap();
+        }
+        Self { pool, jds, _provider: provider }
+    }
+}
+
+/// All of it, mining.
+struct Scene {
+    // Roles go before what they talk to.
+    miners: Vec<Role>,
+    jdc: Role,
+    provider: Role,
+    operators: Vec<Operator>,
+    blocks: Blocks,
+    nodes: Nodes,
+}
+
+impl Scene {
+    fn start(operators: u8, configure: impl FnOnce(Setup) -> Setup) -> Self {
+        let nodes = Nodes::start();
+        let operators: Vec<_> =
+            (1..=operators).map(|id| Operator::start(&nodes.pools, id)).collect();
+        let provider = Setup::template_provider(&nodes.miners).start().unwrap();
+        provider.wait_ready(SOON).unwrap();
+        let mut setup = configure(Setup::jdc(&provider.endpoint()));
+        for operator in &operators {
+            setup = setup.upstream(&operator.pool.endpoint(), &operator.jds.endpoint());
+        }
+        let jdc = setup.start().unwrap();
+        jdc.wait_ready(SOON).unwrap();
+        let blocks = Blocks::above_tip(&nodes.pools).unwrap();
+        Self { miners: Vec::new(), jdc, provider, operators, blocks, nodes }
+    }
+
+    fn add_miner(&mut self, mode: &str) {
+        let miner = Setup::device(mode, &self.jdc.endpoint()).start().unwrap();
+        miner.wait_ready(SOON).unwrap();
+        self.miners.push(miner);
+    }
+
+    /// Waits for a block in the chain of the pool's node.
+    #[track_caller]
+    fn block(&mut self, what: &str, wanted: impl Fn(&FoundBlock) -> bool) -> FoundBlock {
+        eventually_some(SOON, what, || {
+            self.blocks.update(&self.nodes.pools).ok()?;
+            self.blocks.iter().find(|block| wanted(block)).cloned()
+        })
+    }
+
+    /// Waits for a block that was found after this and pays this pool.
+    #[track_caller]
+    fn new_block_for(&mut self, server_id: u8, what: &str) {
+        let before = self.height();
+        self.block(what, |block| block.height > before && is_for(block, server_id));
+    }
+
+    fn height(&self) -> u64 {
+        self.nodes.pools.client().unwrap().get_block_count().unwrap()
+    }
+
+    fn source(&self) -> Option<(String, Option<u64>)> {
+        let state = self.jdc.status().ok()?["state"].clone();
+        let in_use = state["upstreams"].as_array()?.iter().position(|u| u["in_use"] == true);
+        Some((state["source"].as_str()?.to_owned(), in_use.map(|index| index as u64)))
+    }
+
+    /// That no miner lost its connection, and none had a share refused but as stale.
+    #[track_caller]
+    fn miners_are_untouched(&self) {
+        for miner in &self.miners {
+            assert_eq!(connection(miner)["reconnects"], 0, "{}", connection(miner));
+            assert!(miner.only_stale_rejects().unwrap(), "{}", connection(miner));
+        }
+    }
+}
+
+fn connection(miner: &Role) -> Value {
+    miner.status().unwrap()["state"]["connections"][0].clone()
+}
+
+/// Whether a block came of a job of the JDC and pays the pool with this `server_id`.
+fn is_for(block: &FoundBlock, server_id: u8) -> bool {
+    let address = harness::payout_address(adit_test_env::bitcoind::Chain::Regtest);
+    block.coinbase.is_of(&address, Setup::JDC_TAG)
+        && block.coinbase.extranonce().first() == Some(&server_id)
+}
+
+fn blocks_carry_what_only_the_miners_node_has(mode: &str) -> Scene {
+    let mut scene = Scene::start(1, |jdc| jdc.set("", "mode", mode));
+    let secret = scene.nodes.secret_transaction();
+    for mode in ["sv2-extended", "sv2-standard"] {
+        scene.add_miner(mode);
+    }
+    let block = scene.block("a block with the secret transaction", |block| {
+        block.txids.contains(&secret) && is_for(block, 1)
+    });
+    // The pool credits the shares on jobs that it did not make, and nobody else's.
+    scene.new_block_for(1, "and one more");
+    eventually(SOON, "the pool has credited shares", || {
+        let work = scene.operators[0].pool.status().unwrap()["state"]["work"].to_string();
+        work.contains("test")
+    });
+    let metrics = scene.jdc.metrics().unwrap();
+    let shares = |result| metrics.sum("adit_jdc_upstream_shares_total", &[("result", result)]);
+    assert!(shares("sent") > 0.0 && shares("accepted") > 0.0, "{}", metrics.text());
+    assert_eq!(metrics.sum("adit_jdc_switches_total", &[("to", "declared")]), 1.0);
+    scene.miners_are_untouched();
+    assert!(block.txids.len() > 1);
+    scene
+}
+
+#[test]
+fn full_template_blocks_carry_what_only_the_miners_node_has() {
+    let scene = blocks_carry_what_only_the_miners_node_has("full-template");
+    let metrics = scene.jdc.metrics().unwrap();
+    assert!(metrics.sum("adit_jdc_transactions_provided_total", &[]) >= 1.0);
+}
+
+#[test]
+fn coinbase_only_blocks_carry_what_only_the_miners_node_has() {
+    let scene = blocks_carry_what_only_the_miners_node_has("coinbase-only");
+    let metrics = scene.jdc.metrics().unwrap();
+    assert_eq!(metrics.sum("adit_jdc_transactions_provided_total", &[]), 0.0);
+}
+
+#[test]
+fn v1_miners_behind_a_translator_choose_their_blocks_too() {
+    let mut scene = Scene::start(1, |jdc| jdc);
+    let translator = Setup::translator(&scene.jdc.endpoint()).start().unwrap();
+    let endpoint = Endpoint { key: None, ..translator.endpoint() };
+    let miner = Setup::device("sv1", &endpoint).start().unwrap();
+    miner.wait_ready(SOON).unwrap();
+    scene.new_block_for(1, "a block of a V1 miner");
+    assert_eq!(connection(&miner)["reconnects"], 0);
+}
+
+#[test]
+fn solo_blocks_pay_the_miner() {
+    let mut scene =
+        Scene::start(0, |jdc| jdc.set("", "mode", "solo").set("coinbase", "solo_output", SOLO));
+    scene.add_miner("sv2-extended");
+    scene.block("a block of its own", |block| block.coinbase.is_of(SOLO, Setup::JDC_TAG));
+    scene.miners_are_untouched();
+}
+
+#[test]
+fn a_pool_that_dies_is_followed_by_the_next_and_come_back_to() {
+    let mut scene = Scene::start(2, |jdc| jdc);
+    for mode in ["sv2-extended", "sv2-standard"] {
+        scene.add_miner(mode);
+    }
+    scene.new_block_for(1, "a block for the first pool");
+    scene.operators[0].pool.kill9().unwrap();
+    eventually(SOON, "the second takes over", || {
+        scene.source() == Some(("declared".to_owned(), Some(1)))
+    });
+    scene.new_block_for(2, "a block for the second pool");
+    scene.operators[0].pool.restart().unwrap();
+    eventually(SOON, "the first is gone back to", || {
+        scene.source() == Some(("declared".to_owned(), Some(0)))
+    });
+    scene.new_block_for(1, "a block for the first pool again");
+    scene.miners_are_untouched();
+    let metrics = scene.jdc.metrics().unwrap();
+    assert_eq!(metrics.sum("adit_jdc_switches_total", &[("to", "declared")]), 3.0);
+}
+
+#[test]
+fn with_no_pool_left_miners_mine_solo_until_it_is_back() {
+    let mut scene = Scene::start(1, |jdc| jdc.set("coinbase", "solo_output", SOLO));
+    scene.add_miner("sv2-extended");
+    scene.new_block_for(1, "a block for the pool");
+    scene.operators[0].pool.kill9().unwrap();
+    scene.block("a block of its own", |block| block.coinbase.is_of(SOLO, Setup::JDC_TAG));
+    scene.operators[0].pool.restart().unwrap();
+    eventually(SOON, "the pool is gone back to", || {
+        scene.source() == Some(("declared".to_owned(), Some(0)))
+    });
+    scene.new_block_for(1, "a block for the pool again");
+    scene.miners_are_untouched();
+}
+
+/// One after the other, in the middle of mining, and nothing else is restarted.
+#[test]
+fn whatever_dies_comes_back_and_no_miner_is_lost() {
+    let mut scene = Scene::start(1, |jdc| jdc);
+    for mode in ["sv2-extended", "sv2-standard"] {
+        scene.add_miner(mode);
+    }
+    scene.new_block_for(1, "a first block");
+    for what in ["jds", "pool", "template-provider"] {
+        let role = match what {
+            "jds" => &mut scene.operators[0].jds,
+            "pool" => &mut scene.operators[0].pool,
+            _ => &mut scene.provider,
+        };
+        role.kill9().unwrap();
+        role.restart().unwrap();
+        role.wait_ready(SOON).unwrap();
+        eventually(SOON, &format!("work is accepted after the kill of the {what}"), || {
+            let state = scene.jdc.status().unwrap()["state"].clone();
+            state["source"] == "declared" && state["job"]["state"] == "accepted"
+        });
+        scene.new_block_for(1, &format!("a block after the kill of the {what}"));
+        scene.miners_are_untouched();
+    }
+    scene.jdc.kill9().unwrap();
+    scene.jdc.restart().unwrap();
+    scene.new_block_for(1, "a block after the kill of the JDC");
+    scene.nodes.wait_same();
+}
+
+/// Found while no template provider was there to take it, and the JDC died before it came back.
+#[test]
+fn a_block_that_nobody_took_survives_the_end_of_the_jdc() {
+    let mut scene =
+        Scene::start(0, |jdc| jdc.set("", "mode", "solo").set("coinbase", "solo_output", SOLO));
+    scene.add_miner("sv2-extended");
+    scene.block("a first block", |block| block.coinbase.is_of(SOLO, Setup::JDC_TAG));
+    scene.provider.kill9().unwrap();
+    let height = scene.height();
+    let folder = scene.jdc.dir().join("blocks");
+    let mut known = Vec::new();
+    eventually(SOON, "blocks that wait on disk", || {
+        known = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        known.iter().filter(|name| name.to_string_lossy().ends_with(".json")).count() > 2
+    });
+    scene.jdc.kill9().unwrap();
+    // Nobody mines anything else meanwhile.
+    scene.miners.clear();
+    scene.provider.restart().unwrap();
+    scene.jdc.restart().unwrap();
+    let block = scene.block("one of them is in the chain", |block| block.height > height);
+    let files: Vec<_> = known.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    assert!(files.contains(&format!("{}.json", block.hash)), "{} in {files:?}", block.hash);
+}
