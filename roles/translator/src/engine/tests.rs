@@ -1,12 +1,16 @@
 //! The engine as lists of lines and frames, on simulated time.
 
+mod conduct;
+mod dialect;
 mod hello;
+mod login;
 mod random;
 mod shares;
 mod upstream;
+mod wishes;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -54,13 +58,20 @@ struct Net {
     frames: Vec<(Header, Vec<u8>)>,
     closed: Vec<(PeerId, &'static str)>,
     upstream: PeerId,
+    /// Of all jobs that any miner was told.
+    job_ids: HashSet<String>,
 }
 
 impl Net {
     fn new(more: &str) -> Self {
+        Self::with_miners(more, "")
+    }
+
+    /// With `more` of the configuration, and more of its `[miners]`.
+    fn with_miners(more: &str, miners: &str) -> Self {
         let text = format!(
             "[[upstream]]\nurl = \"stratum2+tcp://pool.example:34254\"\n{more}\n\
-             [miners]\nnominal_hash_rate = 1e6"
+             [miners]\nnominal_hash_rate = 1e6\n{miners}"
         );
         let config: Config = parse_config(&text, Path::new("/nowhere")).unwrap();
         config.check().unwrap();
@@ -73,6 +84,7 @@ impl Net {
             frames: Vec::new(),
             closed: Vec::new(),
             upstream: UPSTREAM,
+            job_ids: HashSet::new(),
         }
     }
 
@@ -156,6 +168,32 @@ impl Net {
     /// What a miner was told since it was last asked.
     fn told(&mut self, miner: PeerId) -> Vec<String> {
         self.lines.remove(&miner).unwrap_or_default()
+    }
+
+    /// A miner connects and subscribes, as what it says it is.
+    fn subscribe(&mut self, miner: PeerId, user_agent: &str) -> Vec<String> {
+        self.join(miner);
+        let line =
+            format!(r#"{{"id": 1, "method": "mining.subscribe", "params": ["{user_agent}"]}}"#);
+        self.line(miner, &line)
+    }
+
+    /// A miner authorises.
+    fn authorize(&mut self, miner: PeerId, password: &str) -> Vec<String> {
+        let line = format!(
+            r#"{{"id": 2, "method": "mining.authorize", "params": ["farm.rig", "{password}"]}}"#
+        );
+        self.line(miner, &line)
+    }
+
+    /// The request for a channel that was made last.
+    fn asked(&self) -> (f32, [u8; 32]) {
+        let (header, payload) = self.frames.last().expect("a request");
+        match Mining::decode(header, payload).unwrap().0 {
+            Mining::OpenExtendedMiningChannel(m) => (m.nominal_hash_rate, m.max_target),
+            Mining::UpdateChannel(m) => (m.nominal_hash_rate, m.maximum_target),
+            other => panic!("{other}"),
+        }
     }
 
     /// A miner connects, subscribes and authorises.

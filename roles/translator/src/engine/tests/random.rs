@@ -102,6 +102,27 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+impl Net {
+    /// What holds for everything that miners are told.
+    fn check_lines(&mut self) {
+        for lines in std::mem::take(&mut self.lines).values() {
+            for (line, next) in lines.iter().zip(lines.iter().skip(1).map(Some).chain([None])) {
+                // A difficulty counts from the next job on: it is never left to wait for one.
+                if line.contains("mining.set_difficulty\",\"params") {
+                    assert!(
+                        next.is_some_and(|next| next.contains("mining.notify\",")),
+                        "{lines:?}"
+                    );
+                }
+                if line.contains("\"method\":\"mining.notify\"") {
+                    assert!(self.job_ids.insert(Notified::parse(line).job_id), "a job id twice");
+                }
+                serde_json::from_str::<Value>(line).unwrap();
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_order_of_events(steps in prop::collection::vec(step(), 0..60)) {
@@ -183,6 +204,7 @@ proptest! {
                 }
                 Step::Pass(seconds) => net.pass(Duration::from_secs(seconds)),
             }
+            net.check_lines();
             // Every channel has its miner and every miner with a channel is known by it.
             let upstream = &net.engine.upstream;
             for (id, peer) in &upstream.channels {
