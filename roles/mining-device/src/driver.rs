@@ -90,10 +90,13 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
             connections.clone(),
             move |state| match state {
                 DialState::Connected { .. } => lock(&seen[connection]).connected = true,
+                // Of a connection that ended the engine has heard.
                 DialState::Waiting { reason, .. } => {
-                    lock(&seen[connection]).not_connected();
-                    let _ = told
-                        .try_with(|device, _, out| device.not_connected(connection, reason, out));
+                    if !lock(&seen[connection]).ended() {
+                        let _ = told.try_with(|device, _, out| {
+                            device.not_connected(connection, reason, out)
+                        });
+                    }
                 }
             },
         ));
@@ -170,12 +173,14 @@ impl Route {
         self.target = target;
     }
 
-    /// The connection ended or was not made. A host that cannot be reached is not insisted on.
-    fn not_connected(&mut self) {
-        if !std::mem::take(&mut self.connected) && self.target != self.home {
+    /// The connection ended or was not made; says whether it was. A host that cannot be reached is not insisted on.
+    fn ended(&mut self) -> bool {
+        let was_connected = std::mem::take(&mut self.connected);
+        if !was_connected && self.target != self.home {
             tracing::warn!(target = %self.target, "back to the configured upstream");
             self.target = self.home.clone();
         }
+        was_connected
     }
 }
 
@@ -241,9 +246,9 @@ mod tests {
         assert_eq!((&*route.target.host, route.target.port), ("away", 2));
         // Lost there: there again. Not reached there: home.
         route.connected = true;
-        route.not_connected();
+        assert!(route.ended());
         assert_eq!(route.target.host, "away");
-        route.not_connected();
+        assert!(!route.ended());
         assert_eq!(route.target, route.home);
     }
 
