@@ -7,22 +7,19 @@
 mod attribution;
 mod config;
 mod demo;
+mod hand;
 mod process;
-mod send;
 mod state;
 mod up;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use bitcoincore_rpc::{Auth, Client, RpcApi};
-
-use crate::bitcoind::op_true_script;
-
 pub use attribution::{CoinbaseView, Path as MiningPath};
 pub use config::Miners;
 pub use demo::{DemoOptions, DemoReport};
-pub use state::{RoleState, State};
+pub use hand::{FEE, Hand, NewAddress, addresses_of};
+pub use state::{NodeState, RoleState, State};
 
 /// A lab in a folder.
 #[derive(Clone, Debug)]
@@ -67,7 +64,9 @@ impl Lab {
         for role in &state.roles {
             process::stop(&role.process).with_context(|| format!("stopping {}", role.name))?;
         }
-        process::stop(&state.node).context("stopping bitcoind")?;
+        for node in &state.nodes {
+            process::stop(&node.process).with_context(|| format!("stopping {}", node.name))?;
+        }
         std::fs::remove_file(self.dir.join(STATE_FILE)).context("removing the lab's record")
     }
 
@@ -77,53 +76,35 @@ impl Lab {
     /// Where there is no such role or no log.
     pub fn log_files(&self, role: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
         let state = self.running()?;
-        let names = std::iter::once("bitcoind").chain(state.roles.iter().map(|role| &*role.name));
+        let nodes = state.nodes.iter().map(|node| &*node.name);
+        let names = nodes.chain(state.roles.iter().map(|role| &*role.name));
         let wanted: Vec<_> = names.filter(|name| role.is_none_or(|role| role == *name)).collect();
         if wanted.is_empty() {
-            let known: Vec<_> = state.roles.iter().map(|role| &*role.name).collect();
-            bail!(
-                "no role is called {}; there are bitcoind, {}",
-                role.unwrap_or(""),
-                known.join(", ")
-            );
+            let nodes = state.nodes.iter().map(|node| &*node.name);
+            let known: Vec<_> = nodes.chain(state.roles.iter().map(|role| &*role.name)).collect();
+            bail!("nothing is called {}; there are {}", role.unwrap_or(""), known.join(", "));
         }
         Ok(wanted.iter().map(|name| ((*name).to_owned(), self.log_file(name))).collect())
     }
 
-    /// A client of the lab's node.
+    /// Somebody at a node of the lab, by its name or else the pool's.
     ///
     /// # Errors
-    /// Where the cookie cannot be read.
-    pub fn rpc(&self, state: &State) -> Result<Client> {
-        let auth = Auth::CookieFile(state.rpc.cookie.clone());
-        Client::new(&state.rpc.url, auth).context("connecting to the lab's node")
-    }
-
-    /// Has the node make blocks whose coins anybody can spend.
-    ///
-    /// # Errors
-    /// Where the node refuses.
-    pub fn generate(&self, blocks: u64) -> Result<Vec<String>> {
-        let state = self.running()?;
-        generate(&self.rpc(&state)?, blocks)
+    /// Where there is no such node or it does not answer.
+    pub fn hand(&self, state: &State, node: Option<&str>) -> Result<Hand> {
+        let node = match node {
+            None => state.node(),
+            Some(name) => state.nodes.iter().find(|node| node.name == name).with_context(|| {
+                let known: Vec<_> = state.nodes.iter().map(|node| &*node.name).collect();
+                format!("no node is called {name}; there are {}", known.join(", "))
+            })?,
+        };
+        Hand::with_cookie(&node.rpc.url, &node.rpc.cookie)
     }
 
     fn log_file(&self, name: &str) -> PathBuf {
         self.dir.join("logs").join(format!("{name}.log"))
     }
-}
-
-/// Makes blocks one by one: on signet each takes seconds of the node's own, single-threaded search.
-fn generate(rpc: &Client, blocks: u64) -> Result<Vec<String>> {
-    let descriptor = format!("raw({:x})", op_true_script());
-    let mut hashes = Vec::new();
-    while (hashes.len() as u64) < blocks {
-        let made: Vec<String> = rpc
-            .call("generatetodescriptor", &[1.into(), descriptor.clone().into(), i32::MAX.into()])
-            .context("generatetodescriptor")?;
-        hashes.extend(made);
-    }
-    Ok(hashes)
 }
 
 const STATE_FILE: &str = "lab.json";

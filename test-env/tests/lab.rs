@@ -63,13 +63,17 @@ fn demo(network: &str) {
     let height = report["height"].as_u64().unwrap();
     let paths = report["paths"].as_array().unwrap();
     let names: Vec<_> = paths.iter().map(|path| path["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["sv1", "sv2-standard", "sv2-extended"]);
+    let declaring = ["jd-full-template", "jd-coinbase-only"];
+    assert_eq!(names, ["sv1", "sv2-standard", "sv2-extended", declaring[0], declaring[1]]);
     let mut hashes = Vec::new();
     for path in paths {
         assert!(path["shares_accepted"].as_u64().unwrap() >= 3, "{path}");
         assert!(path["shares_rejected"].as_u64().is_some(), "{path}");
         let found = path["block_hashes"].as_array().unwrap();
         assert!(found.len() >= 2 && found.len() as u64 == path["blocks"], "{path}");
+        let chosen = path["miner_transactions"].as_array();
+        let must = network == "regtest" && declaring.contains(&path["name"].as_str().unwrap());
+        assert_eq!(chosen.is_some_and(|chosen| !chosen.is_empty()), must, "{path}");
         hashes.extend(found.iter().map(|hash| hash.as_str().unwrap().to_owned()));
     }
     let count = hashes.len();
@@ -113,12 +117,19 @@ fn a_lab_that_is_left_running() {
         assert!(role["pid"].as_u64().is_some() && role["http"].as_str().is_some(), "{role}");
     }
     let named = |name: &str| roles.iter().find(|role| role["name"] == name).unwrap();
-    for server in ["template-provider", "pool"] {
+    for server in ["template-provider", "pool", "jds", "jdc", "jdc-coinbase-only"] {
         assert!(named(server)["addr"].as_str().is_some(), "{server}");
         let key = named(server)["authority_key"].as_str().unwrap();
         assert!(key.parse::<adit_sv2::keys::AuthorityPublicKey>().is_ok(), "{key}");
     }
-    assert!(named("translator")["addr"].as_str().is_some());
+    for server in ["translator", "jdc-translator", "explorer"] {
+        assert!(named(server)["addr"].as_str().is_some(), "{server}");
+    }
+    let table = answer(dir, &["status"]);
+    assert!(
+        table.lines().any(|line| line.starts_with("jdc ") && line.ends_with("ready")),
+        "{table}"
+    );
 
     let height = || answer(dir, &["cli", "getblockcount"]).trim().parse::<u64>().unwrap();
     let before = height();
@@ -134,13 +145,34 @@ fn a_lab_that_is_left_running() {
         let transaction = answer(dir, &["cli", "getrawtransaction", txid, "true"]);
         assert!(transaction.contains(payout), "{transaction}");
     }
+    // One that only the miner's node takes.
+    let cheap = ["send", "--node", "miner-bitcoind", "--fee", "400", payout];
+    assert_eq!(answer(dir, &cheap).lines().count(), 1);
+    let refused = lab(dir, &["send", "--fee", "400", payout]);
+    assert!(text(&refused.stderr).contains("min relay fee not met"), "{}", text(&refused.stderr));
+
+    let new = answer(dir, &["new-address"]);
+    let address = new.split_whitespace().nth(1).unwrap();
+    assert!(address.starts_with("bcrt1q"), "{new}");
+    assert_eq!(answer(dir, &["send", address]).lines().count(), 1);
+    let key = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+    let addresses = answer(dir, &["address", key]);
+    assert!(addresses.contains("bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"), "{addresses}");
+    let url = status["rpc"]["url"].as_str().unwrap();
+    let cookie = status["rpc"]["cookie"].as_str().unwrap();
+    let there = ["--rpc", url, "--cookie", cookie, "generate", "1"];
+    assert_eq!(answer(dir, &there).lines().count(), 1, "at any node of a private chain");
+
     let mainnet = lab(dir, &["send", "1BoatSLRHtKNngkdXEeobR76b53LETtpyT"]);
     assert_eq!(mainnet.status.code(), Some(1));
     assert!(text(&mainnet.stderr).contains("another chain than regtest"));
 
     assert!(answer(dir, &["logs", "pool"]).contains("adit-pool starts"));
     let unknown = lab(dir, &["logs", "pol"]);
-    assert!(text(&unknown.stderr).contains("there are bitcoind, template-provider, pool"));
+    assert!(
+        text(&unknown.stderr)
+            .contains("there are bitcoind, miner-bitcoind, template-provider, pool")
+    );
     let twice = lab(dir, &["up"]);
     assert_eq!(twice.status.code(), Some(1));
     assert!(text(&twice.stderr).contains("up already"));

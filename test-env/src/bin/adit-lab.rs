@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use adit_test_env::bitcoind::Chain;
-use adit_test_env::lab::{DemoOptions, Lab, Miners, State};
+use adit_test_env::bitcoind::{Chain, op_true_address};
+use adit_test_env::lab::{DemoOptions, FEE, Hand, Lab, Miners, NewAddress, State, addresses_of};
 use anyhow::{Context, Result};
-use bitcoincore_rpc::RpcApi;
+use bitcoin::{Amount, Network};
+use bitcoincore_rpc::{Auth, RpcApi};
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// A whole mining lab on a private chain: a real bitcoind, a template provider, a pool, a translator, and three miners
-/// (Stratum V1 through the translator, Stratum V2 standard and extended).
+/// A whole mining lab on a private chain: a pool with its bitcoind, template provider, Job Declarator Server and
+/// translator; a miner's side with a bitcoind, template provider and Job Declarator Clients of its own; five miners
+/// (Stratum V1 through the translator, Stratum V2 standard and extended, and two whose blocks are their own node's); and
+/// an explorer to look at it.
 #[derive(Parser)]
 #[command(name = "scripts/lab", version, after_help = EXAMPLES, subcommand_required = true)]
 struct Args {
@@ -22,6 +25,18 @@ struct Args {
     /// Folder of the lab's keys, configurations, logs and data [default: .lab in the repository]
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
+
+    /// A node of the lab: bitcoind, or miner-bitcoind for the one on the miner's side of job declaration
+    #[arg(long, global = true, value_name = "NAME")]
+    node: Option<String>,
+
+    /// Work at this node instead of a lab's: cli, generate, send, new-address and address need no more
+    #[arg(long, global = true, value_name = "URL", env = "ADIT_LAB_RPC", conflicts_with = "node")]
+    rpc: Option<String>,
+
+    /// That node's cookie file
+    #[arg(long, global = true, value_name = "FILE", env = "ADIT_LAB_COOKIE", requires = "rpc")]
+    cookie: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -55,7 +70,7 @@ enum Command {
     },
     /// The logs of a role, or of all.
     Logs {
-        /// bitcoind, template-provider, pool, translator, sv1-miner, sv2-standard-miner or sv2-extended-miner.
+        /// A name that `status` shows, such as bitcoind, pool, jdc or sv1-miner.
         role: Option<String>,
         /// So many lines from the end of each.
         #[arg(long, short = 'n', default_value_t = 40)]
@@ -83,6 +98,16 @@ enum Command {
         /// How many transactions.
         #[arg(long, default_value_t = 1)]
         count: usize,
+        /// What each pays to the miner, in satoshis. The pool's node takes none below about 1000.
+        #[arg(long, default_value_t = FEE.to_sat(), value_name = "SATS")]
+        fee: u64,
+    },
+    /// A new address and its private key.
+    NewAddress,
+    /// The addresses of a public key.
+    Address {
+        /// In hex: 33 bytes, beginning with 02 or 03.
+        public_key: String,
     },
     /// Stop everything.
     Down,
@@ -107,11 +132,15 @@ impl From<NetworkArg> for Chain {
 
 const EXAMPLES: &str = "\
 Examples:
-  scripts/lab demo                    see it work: shares and blocks on all three paths, then everything is stopped
+  scripts/lab demo                    see it work: shares and blocks on all paths, then everything is stopped
   scripts/lab up                      start and leave running
   scripts/lab status                  what runs where
   scripts/lab cli getblockchaininfo   ask the node
+  scripts/lab generate 10             ten blocks, made by the node itself
   scripts/lab send --count 5          transactions for the next block
+  scripts/lab send --node miner-bitcoind --fee 400
+                                      one that only the declaring miner's node has
+  scripts/lab new-address             an address and its key
   scripts/lab logs pool --follow      watch the pool
   scripts/lab down                    stop everything";
 
@@ -136,6 +165,11 @@ fn run(args: Args) -> Result<ExitCode> {
     std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
     let dir = dir.canonicalize()?;
     let lab = Lab::new(&dir, programs);
+    let hand = || match (&args.rpc, &args.cookie) {
+        (Some(url), Some(cookie)) => Hand::with_cookie(url, cookie),
+        (Some(url), None) => Hand::at(url, Auth::None),
+        (None, _) => lab.hand(&lab.running()?, args.node.as_deref()),
+    };
     match args.command {
         Command::Up { network } => up(&lab, network.into()),
         Command::Demo { network, json, keep, timeout } => {
@@ -145,10 +179,28 @@ fn run(args: Args) -> Result<ExitCode> {
         }
         Command::Status { json } => status(&lab, json),
         Command::Logs { role, lines, follow } => logs(&lab, role.as_deref(), lines, follow),
-        Command::Cli { args } => cli(&lab, &args),
-        Command::Generate { blocks } => answer(&lab.generate(blocks)?.join("\n")),
-        Command::Send { address, count } => {
-            answer(&lab.send(address.as_deref(), count)?.join("\n"))
+        Command::Cli { args } => cli(&hand()?, &args),
+        Command::Generate { blocks } => answer(&hand()?.generate(blocks)?.join("\n")),
+        Command::Send { address, count, fee } => {
+            let hand = hand()?;
+            let address = match (address, &args.rpc) {
+                (Some(address), _) => address,
+                (None, None) => lab.running()?.payout_address,
+                (None, Some(_)) => op_true_address(chain(hand.network())?).to_string(),
+            };
+            let sent = hand.send(&address, count, Amount::from_sat(fee))?;
+            sent.iter().try_for_each(|txid| answer(&txid.to_string()).map(drop))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::NewAddress => {
+            let new = NewAddress::new(hand()?.network())?;
+            answer(&format!("address      {}\nprivate key  {}", new.address, new.key))
+        }
+        Command::Address { public_key } => {
+            for (kind, address) in addresses_of(&public_key, hand()?.network())? {
+                answer(&format!("{kind:12} {address}"))?;
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Down => {
             lab.down()?;
@@ -158,9 +210,18 @@ fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
+fn chain(network: Network) -> Result<Chain> {
+    let chains = [Chain::Regtest, Chain::Signet];
+    let chain = chains.into_iter().find(|chain| chain.network() == network);
+    chain.with_context(|| format!("{network} is not a lab's chain"))
+}
+
 fn up(lab: &Lab, network: Chain) -> Result<ExitCode> {
     let state = lab.up(network, Miners::steady(network), &say)?;
     answer(&table(&state))?;
+    if let Some(explorer) = state.role("explorer").and_then(|role| role.addr.as_ref()) {
+        answer(&format!("\nLook at it: http://{explorer}/"))?;
+    }
     answer(
         "\nTry next:\n  \
          scripts/lab status\n  \
@@ -196,13 +257,20 @@ fn demo(lab: &Lab, options: &DemoOptions, json: bool, keep: bool) -> Result<Exit
         ))?;
         for path in &report.paths {
             answer(&format!(
-                "  {:13} {} shares acknowledged, {} rejected, {} blocks: {}",
+                "  {:16} {} shares acknowledged, {} rejected, {} blocks: {}",
                 path.name,
                 path.shares_accepted,
                 path.shares_rejected,
                 path.blocks,
                 path.block_hashes.first().map_or("none", String::as_str)
             ))?;
+            if let Some(chosen) = &path.miner_transactions {
+                answer(&format!(
+                    "  {:16} {} transactions in them that only the miner's node had",
+                    "",
+                    chosen.len()
+                ))?;
+            }
         }
     }
     missing.iter().for_each(|what| say(&format!("missing: {what}")));
@@ -219,30 +287,42 @@ fn status(lab: &Lab, json: bool) -> Result<ExitCode> {
     if json {
         return answer(&state.to_status().to_string());
     }
-    let height = lab.rpc(&state).and_then(|rpc| Ok(rpc.get_block_count()?));
-    let height =
-        height.map_or_else(|_| "does not answer".to_owned(), |height| format!("height {height}"));
-    answer(&format!("{} on {}, {height}", state.node_version, state.network.name()))?;
     answer(&table(&state))
 }
 
+/// One line for each process: what it is, where it serves, and whether it does its job.
 fn table(state: &State) -> String {
     let mut lines = vec![
-        format!("bitcoind RPC     {}  cookie {}", state.rpc.url, state.rpc.cookie.display()),
+        format!("network          {}", state.network.name()),
         format!("payout address   {}", state.payout_address),
         format!("coinbase tag     {}", state.tag),
+        String::new(),
+        format!("{:24} {:22} {:22} {:8} state", "name", "serves", "status page", "pid"),
     ];
+    for node in &state.nodes {
+        let height = Hand::with_cookie(&node.rpc.url, &node.rpc.cookie)
+            .and_then(|hand| Ok(hand.rpc().get_block_count()?));
+        let height = height.map_or_else(|_| "does not answer".into(), |at| format!("height {at}"));
+        let rpc = node.rpc.url.trim_start_matches("http://");
+        lines.push(format!(
+            "{:24} {rpc:22} {:22} {:<8} {height}, {}",
+            node.name, "-", node.process.pid, node.version
+        ));
+    }
     for role in &state.roles {
         let ready = role
             .ready()
             .map_or_else(|missing| format!("not ready: {missing}"), |()| "ready".into());
         let addr = role.addr.as_deref().unwrap_or("-");
         lines.push(format!(
-            "{:18} {addr:16} http://{}/status  pid {:7} {ready}",
+            "{:24} {addr:22} {:22} {:<8} {ready}",
             role.name, role.http, role.process.pid
         ));
-        if let Some(key) = &role.authority_key {
-            lines.push(format!("{:18} stratum2+tcp://{addr}/{key}", ""));
+    }
+    lines.push(String::new());
+    for role in &state.roles {
+        if let (Some(addr), Some(key)) = (&role.addr, &role.authority_key) {
+            lines.push(format!("{:24} stratum2+tcp://{addr}/{key}", role.name));
         }
     }
     lines.join("\n")
@@ -283,13 +363,12 @@ fn follow_file(path: &Path) -> Result<()> {
     }
 }
 
-fn cli(lab: &Lab, args: &[String]) -> Result<ExitCode> {
+fn cli(hand: &Hand, args: &[String]) -> Result<ExitCode> {
     let Some((method, params)) = args.split_first() else { anyhow::bail!("which method?") };
-    let state = lab.running()?;
     let params: Vec<serde_json::Value> = (params.iter())
         .map(|text| serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into()))
         .collect();
-    let value: serde_json::Value = lab.rpc(&state)?.call(method, &params)?;
+    let value: serde_json::Value = hand.rpc().call(method, &params)?;
     answer(&match value {
         serde_json::Value::String(text) => text,
         other => serde_json::to_string_pretty(&other)?,

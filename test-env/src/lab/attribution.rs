@@ -6,9 +6,12 @@ use bitcoin::{Address, Block, Network, Transaction};
 /// A way from the chain to a miner and back.
 #[derive(Clone, Debug)]
 pub struct Path {
-    /// `sv1`, `sv2-standard` or `sv2-extended`.
+    /// Such as `sv1` or `jd-full-template`.
     pub name: &'static str,
-    /// Every fixed start of a coinbase extranonce that the miner was given.
+    /// What the coinbase says.
+    pub tag: String,
+    /// Every fixed start of a coinbase extranonce that the miner was given. Empty where the tag alone tells: a Job
+    /// Declarator Client's own coinbase has what its miners roll behind what the pool gave it.
     pub prefixes: Vec<Vec<u8>>,
 }
 
@@ -36,16 +39,22 @@ impl CoinbaseView {
         self.pushes.last().map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the pool's block this is: it pays the address and carries the tag.
+    /// Whether this is a block of the lab: it pays the address and carries the tag, or one that begins with it.
     pub fn is_of(&self, payout_address: &str, tag: &str) -> bool {
         let pays = self.paid.iter().any(|(to, value)| to == payout_address && *value > 0);
-        pays && self.pushes.iter().any(|push| push == tag.as_bytes())
+        pays && self.pushes.iter().any(|push| push.starts_with(tag.as_bytes()))
     }
 
-    /// The path whose miner was given the start of this extranonce: the longest match, since the extranonce of a path
-    /// that ends in a translator begins with a prefix of the pool's as well.
+    /// The path with this tag whose miner was given the start of this extranonce: the longest match, since the extranonce
+    /// of a path that ends in a translator begins with a prefix of the pool's as well.
     pub fn path<'p>(&self, paths: &'p [Path]) -> Option<&'p Path> {
         let matched = |path: &Path| {
+            if !self.pushes.iter().any(|push| push == path.tag.as_bytes()) {
+                return None;
+            }
+            if path.prefixes.is_empty() {
+                return Some(0);
+            }
             let starts = path.prefixes.iter().filter(|p| self.extranonce().starts_with(p));
             starts.map(Vec::len).max().filter(|length| *length > 0)
         };
@@ -88,13 +97,17 @@ mod tests {
             pushes: vec![vec![1], b"tag".to_vec(), extranonce.to_vec()],
             paid: vec![("a".into(), 1), ("b".into(), 0)],
         };
+        let path = |name, tag: &str, prefixes| Path { name, tag: tag.to_owned(), prefixes };
         let paths = [
-            Path { name: "sv1", prefixes: vec![vec![1, 0, 0, 1, 9]] },
-            Path { name: "sv2-extended", prefixes: vec![vec![], vec![1, 0, 0, 1]] },
+            path("sv1", "tag", vec![vec![1, 0, 0, 1, 9]]),
+            path("sv2-extended", "tag", vec![vec![], vec![1, 0, 0, 1]]),
+            path("jd-full-template", "tagjdc", vec![]),
         ];
         assert_eq!(view(&[1, 0, 0, 1, 9, 7]).path(&paths).unwrap().name, "sv1");
         assert_eq!(view(&[1, 0, 0, 1, 8, 7]).path(&paths).unwrap().name, "sv2-extended");
         assert!(view(&[2]).path(&paths).is_none());
+        let declared = CoinbaseView { pushes: vec![b"tagjdc".to_vec(), vec![2]], paid: vec![] };
+        assert_eq!(declared.path(&paths).unwrap().name, "jd-full-template");
         assert!(view(&[2]).is_of("a", "tag"));
         assert!(!view(&[2]).is_of("b", "tag"), "an output without value pays nobody");
         assert!(!view(&[2]).is_of("a", "gat"));

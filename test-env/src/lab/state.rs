@@ -13,12 +13,8 @@ use crate::bitcoind::Chain;
 pub struct State {
     /// Which private chain.
     pub network: Chain,
-    /// The node's RPC.
-    pub rpc: Rpc,
-    /// The node's own version text.
-    pub node_version: String,
-    /// The node.
-    pub node: Process,
+    /// The pool's node, then the one on the miner's side of job declaration.
+    pub nodes: Vec<NodeState>,
     /// What every block of the pool pays.
     pub payout_address: String,
     /// What every coinbase of the pool says.
@@ -29,7 +25,20 @@ pub struct State {
     pub roles: Vec<RoleState>,
 }
 
-/// How to reach the node.
+/// A bitcoind.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct NodeState {
+    /// `bitcoind` or `miner-bitcoind`.
+    pub name: String,
+    /// Its RPC.
+    pub rpc: Rpc,
+    /// Its own version text.
+    pub version: String,
+    /// The process.
+    pub process: Process,
+}
+
+/// How to reach a node.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Rpc {
     /// `http://127.0.0.1:PORT`.
@@ -41,8 +50,10 @@ pub struct Rpc {
 /// One process of the stack.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RoleState {
-    /// Such as `pool`.
+    /// Such as `miner-template-provider`.
     pub name: String,
+    /// Which program it is: `template-provider`.
+    pub program: String,
     /// Where it serves its protocol; none for miners.
     pub addr: Option<String>,
     /// The authority key its clients pin; none where it speaks no SV2 to clients.
@@ -96,6 +107,11 @@ impl State {
             .with_context(|| format!("writing {}", path.display()))
     }
 
+    /// The pool's node, from which the lab reads the chain.
+    pub fn node(&self) -> &NodeState {
+        &self.nodes[0]
+    }
+
     /// A role by name.
     pub fn role(&self, name: &str) -> Option<&RoleState> {
         self.roles.iter().find(|role| role.name == name)
@@ -107,6 +123,7 @@ impl State {
             .map(|role| {
                 serde_json::json!({
                     "name": role.name,
+                    "program": role.program,
                     "addr": role.addr,
                     "authority_key": role.authority_key,
                     "http": role.http,
@@ -115,9 +132,22 @@ impl State {
                 })
             })
             .collect();
+        let nodes: Vec<_> = (self.nodes.iter())
+            .map(|node| {
+                serde_json::json!({
+                    "name": node.name,
+                    "url": node.rpc.url,
+                    "cookie": node.rpc.cookie,
+                    "version": node.version,
+                    "pid": node.process.pid,
+                })
+            })
+            .collect();
+        let rpc = &self.node().rpc;
         serde_json::json!({
             "network": self.network.name(),
-            "rpc": { "url": self.rpc.url, "cookie": self.rpc.cookie },
+            "rpc": { "url": rpc.url, "cookie": rpc.cookie },
+            "nodes": nodes,
             "payout_address": self.payout_address,
             "tag": self.tag,
             "roles": roles,
