@@ -274,7 +274,7 @@ pub struct JobDeclaration {
 
 impl Default for JobDeclaration {
     fn default() -> Self {
-        Self { token_keys: Vec::new(), coinbase_only: false, grace_secs: 5, max_per_minute: 120 }
+        Self { token_keys: Vec::new(), coinbase_only: false, grace_secs: 5, max_per_minute: 600 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The pool as a program: the engine between sockets, the store and the pages about it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 const MAX_SHOWN: usize = 100;
 /// How often the totals of `/status` are read from the store at most: with many workers that takes a while.
 const TOTALS_AGE: Duration = Duration::from_secs(1);
+/// How often the engine is asked about all channels at most: it does nothing else meanwhile.
+const STATUS_AGE: Duration = Duration::from_millis(250);
 /// Certificates are valid from so long before they are made, in seconds: for clients whose clock is behind.
 const CERTIFICATE_BACKDATE: u32 = 300;
 
@@ -297,15 +299,21 @@ impl FanOuts {
 fn set_status(cx: &Context, hub: &Hub<PoolEngine>, store: &Arc<Store>, about: About) {
     // The pages may outlive the pool, whose file must be free by then.
     let (hub, store) = (hub.clone(), Arc::downgrade(store));
-    let totals = Mutex::new((tokio::time::Instant::now(), None));
+    let (engine, totals) = (Cached::default(), Cached::default());
     cx.set_status(move || {
-        let mut state = hub.try_with(|engine, now, _| engine.status(now)).unwrap_or(Value::Null);
+        let mut state = engine.get(STATUS_AGE, || {
+            hub.try_with(|engine, now, _| engine.status(now)).unwrap_or(Value::Null)
+        });
         if let Value::Object(state) = &mut state {
             state.insert("payout".to_owned(), about.payout.clone().into());
             state.insert("authority_key".to_owned(), about.authority_key.clone().into());
             state.insert("job_fan_out".to_owned(), about.fan_outs.status());
             if let Some(store) = store.upgrade() {
-                state.insert("work".to_owned(), cached_totals(&store, lock(&totals)));
+                let read = || match store.totals(MAX_SHOWN) {
+                    Ok(totals) => json!(totals),
+                    Err(error) => json!({ "error": error.to_string() }),
+                };
+                state.insert("work".to_owned(), totals.get(TOTALS_AGE, read));
                 state.insert("blocks".to_owned(), blocks(&store));
             }
         }
@@ -313,21 +321,18 @@ fn set_status(cx: &Context, hub: &Hub<PoolEngine>, store: &Arc<Store>, about: Ab
     });
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// A part of the status, and when it was made: who asks often costs no more.
+#[derive(Debug, Default)]
+struct Cached(Mutex<Option<(tokio::time::Instant, Value)>>);
 
-fn cached_totals(
-    store: &Store,
-    mut cached: MutexGuard<'_, (tokio::time::Instant, Option<Value>)>,
-) -> Value {
-    let (at, value) = &mut *cached;
-    if at.elapsed() >= TOTALS_AGE || value.is_none() {
-        let read = store.totals(MAX_SHOWN).map(|totals| json!(totals));
-        *value = Some(read.unwrap_or_else(|error| json!({ "error": error.to_string() })));
-        *at = tokio::time::Instant::now();
+impl Cached {
+    fn get(&self, age: Duration, make: impl FnOnce() -> Value) -> Value {
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some((at, value)) if at.elapsed() < age => value.clone(),
+            _ => cached.insert((tokio::time::Instant::now(), make())).1.clone(),
+        }
     }
-    value.clone().unwrap_or_default()
 }
 
 fn blocks(store: &Store) -> Value {

@@ -46,11 +46,15 @@ pub(super) struct Declarations {
 
 /// Tokens that are remembered until they expire: 18 a second at the default lifetime of two hours; 7 MiB.
 const MAX_USED_TOKENS: usize = 1 << 17;
-/// Previous hashes beside the pool's own that one connection may have jobs on, or had: against a client that makes them
-/// up.
-const MAX_GRACES: usize = 8;
-/// A previous hash that was given its time gets no more for so long.
+/// Previous hashes that the pool has not seen and one connection may have jobs on at a time: against a client that makes
+/// them up.
+const MAX_AHEAD: usize = 8;
+/// A previous hash that was given its time and did not come gets no more for so long ...
 const REMEMBERED: Duration = Duration::from_secs(600);
+/// ... or until so many others.
+const MAX_REMEMBERED: usize = 64;
+/// A token that nobody signed costs as much as so many requests: its check is what is dear.
+const FORGED: f64 = 20.0;
 /// How far below the tip's a job's least nTime may be, in seconds: both are some node's clock or median time.
 const MAX_NTIME_BEHIND: u32 = 2 * 60 * 60;
 /// More steps than the largest block has.
@@ -134,6 +138,8 @@ struct Grace {
     /// Jobs on it are stale from then on.
     until: Instant,
     over: bool,
+    /// The pool has not seen it.
+    ahead: bool,
 }
 
 /// A custom job is not taken.
@@ -232,8 +238,12 @@ impl Miner {
         if targets.is_empty() {
             return Err(Refused::field("invalid-channel-id"));
         }
-        let token =
-            Token::verify(message.mining_job_token.as_bytes(), &rules.keys, now.unix_secs())?;
+        let token = message.mining_job_token.as_bytes();
+        let token = Token::verify(token, &rules.keys, now.unix_secs()).inspect_err(|error| {
+            if *error == TokenError::UnknownKey {
+                self.custom.charge(FORGED);
+            }
+        })?;
         for id in &targets {
             let account = self.channels.get(*id).map(|channel| &channel.tally.identity.account);
             token.check_account(account.map_or(&[], |account| account.as_bytes()))?;
@@ -262,7 +272,7 @@ impl Miner {
         self.channels.add_custom_job(message.channel_id, job_id, &job, rolling, tip, portion)?;
         rules.used.take(&token, now.unix_secs());
         if let Some(until) = base.until {
-            self.custom.allow(&base.tip, until, now.instant);
+            self.custom.allow(&base, until, now.instant);
         }
         for id in targets {
             if let Some(channel) = self.channels.get_mut(id) {
@@ -290,19 +300,11 @@ impl Miner {
     }
 
     /// The pool has another tip than this one: jobs on it have a little time left.
-    pub(super) fn tip_changed(
-        &mut self,
-        old: &Tip,
-        new: Option<&Tip>,
-        until: Instant,
-        now: Instant,
-    ) {
+    pub(super) fn tip_changed(&mut self, old: &Base, new: &Tip, until: Instant, now: Instant) {
         if !self.custom.in_force {
             return;
         }
-        if let Some(new) = new
-            && let Some(at) = self.custom.graces.iter().position(|g| g.prev_hash == new.prev_hash)
-        {
+        if let Some(at) = self.custom.graces.iter().position(|g| g.prev_hash == new.prev_hash) {
             // The client was ahead. What it said of this tip counts only where it is true.
             let ahead = self.custom.graces.swap_remove(at);
             if ahead.nbits != new.nbits {
@@ -326,7 +328,8 @@ impl Miner {
                 grace.over = true;
                 self.channels.iter_mut().for_each(|c| c.server.retire_tip(&grace.prev_hash));
             }
-            now.instant < grace.until + REMEMBERED
+            // The bench remembers what was the pool's own.
+            !grace.over || grace.ahead && now.instant < grace.until + REMEMBERED
         });
         self.custom.graces = graces;
         if self.custom.graces.iter().all(|grace| grace.over) {
@@ -357,6 +360,13 @@ impl Custom {
         may
     }
 
+    /// What was asked cost more than a request does.
+    fn charge(&mut self, requests: f64) {
+        if let Some((left, _)) = &mut self.allowance {
+            *left -= requests;
+        }
+    }
+
     /// What a job builds on, if it may.
     fn base(
         &self,
@@ -379,7 +389,7 @@ impl Custom {
                 let until = match seen {
                     Some(grace) if grace.over || grace.until <= now => return Err(STALE),
                     Some(grace) => grace.until,
-                    None if self.graces.len() >= MAX_GRACES => return Err(STALE),
+                    None if self.ahead() >= MAX_AHEAD => return Err(STALE),
                     None => now + rules.grace,
                 };
                 let target = plausible_target(message.nbits, ours.tip.network_target)
@@ -395,20 +405,24 @@ impl Custom {
         Ok(base)
     }
 
-    /// Jobs on this tip are good until then.
-    fn allow(&mut self, tip: &Tip, until: Instant, now: Instant) {
-        if self.graces.iter().any(|grace| grace.prev_hash == tip.prev_hash) {
+    /// Previous hashes that have jobs and may yet come.
+    fn ahead(&self) -> usize {
+        self.graces.iter().filter(|grace| grace.ahead && !grace.over).count()
+    }
+
+    /// Jobs on this are good until then.
+    fn allow(&mut self, base: &Base, until: Instant, now: Instant) {
+        let Tip { prev_hash, nbits, .. } = *base.tip;
+        if self.graces.iter().any(|grace| grace.prev_hash == prev_hash) {
             return;
         }
-        if self.graces.len() >= MAX_GRACES {
-            // What is over for longest makes room; `base` sees to it that what is new does not come to this.
-            let oldest = self.graces.iter().enumerate().min_by_key(|(_, grace)| grace.until);
-            if let Some((at, _)) = oldest {
-                self.graces.swap_remove(at);
-            }
+        if self.graces.len() >= MAX_REMEMBERED
+            && let Some(oldest) = self.graces.iter().position(|grace| grace.over)
+        {
+            self.graces.remove(oldest);
         }
-        let over = until <= now;
-        self.graces.push(Grace { prev_hash: tip.prev_hash, nbits: tip.nbits, until, over });
+        let (over, ahead) = (until <= now, base.since_left.is_none());
+        self.graces.push(Grace { prev_hash, nbits, until, over, ahead });
     }
 }
 

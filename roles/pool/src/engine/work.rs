@@ -133,17 +133,12 @@ impl Bench {
     }
 
     /// There is another tip. Returns the one before it.
-    fn change_tip(
-        &mut self,
-        tip: &Arc<Tip>,
-        height: Option<u32>,
-        now: Instant,
-    ) -> Option<Arc<Tip>> {
+    fn change_tip(&mut self, tip: &Arc<Tip>, height: Option<u32>, now: Instant) -> Option<Base> {
         // A chain may turn back to a tip that it left.
         self.tips.retain(|base| base.tip.prev_hash != tip.prev_hash);
         let left = self.tips.back_mut().map(|base| {
             base.since_left.get_or_insert(now);
-            base.tip.clone()
+            base.clone()
         });
         if self.tips.len() == MAX_TIPS {
             self.tips.pop_front();
@@ -317,7 +312,7 @@ impl PoolEngine {
         if let (Some(left), Some(rules)) = (left, &self.core.declarations) {
             let until = now.instant + rules.grace;
             for miner in self.miners.values_mut() {
-                miner.tip_changed(&left, Some(&tip), until, now.instant);
+                miner.tip_changed(&left, &tip, until, now.instant);
             }
         }
         self.core.extranonces.new_prev_hash();

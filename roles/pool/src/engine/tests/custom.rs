@@ -582,6 +582,37 @@ fn a_block_on_a_custom_job_is_kept_and_left_to_its_finder() {
 }
 
 #[test]
+fn forged_tokens_cost_more_than_others() {
+    let (mut sim, _) = working("job_declaration.max_per_minute = 50");
+    let rig = client(&mut sim);
+    let good = job(1, 300);
+    let forged = token(1, declared(&good)).sign(&key(2), &[0; 32]);
+    for _ in 0..3 {
+        refused(&mut sim, &rig, &good, &forged, "invalid-mining-job-token");
+    }
+    refused(&mut sim, &rig, &good, &forged, "too-many-requests");
+}
+
+#[test]
+fn on_a_fast_chain_the_client_may_be_ahead_every_time() {
+    let (mut sim, tp) = working("job_declaration.max_per_minute = 6000");
+    let mut rig = client(&mut sim);
+    for tip in 2..80u8 {
+        let next = job(tip, 299 + u32::from(tip));
+        let id = declare(&mut sim, &rig, &next, tip);
+        assert_eq!(share(&mut sim, &mut rig, &next, id, 0), None);
+        sim.store();
+        // Of three tips the template provider leaves out one.
+        if tip % 3 != 0 {
+            sim.tip_at(tp, 0, tip.into(), tip, 299 + u32::from(tip));
+        }
+        sim.pass(Duration::from_millis(700));
+        sim.heard(rig.peer);
+    }
+    assert_eq!(results(&sim)["accepted"], 78);
+}
+
+#[test]
 fn requests_are_limited_before_they_cost_anything() {
     let (mut sim, _) = working("job_declaration.max_per_minute = 6");
     let rig = client(&mut sim);
@@ -610,9 +641,11 @@ fn previous_hashes_that_are_made_up_are_bounded() {
     // Its own miners alone were concerned; they have our work still.
     rig.mine(&mut sim, 1);
     assert!(sim.heard(rig.peer).is_empty());
-    refused(&mut sim, &rig, &more, &signed, "stale-chain-tip");
-    sim.pass(Duration::from_secs(600));
+    let again = token(19, declared(&job(10, 301))).sign(&key(1), &[0; 32]);
+    refused(&mut sim, &rig, &job(10, 301), &again, "stale-chain-tip");
     set(&mut sim, &rig, &more, &signed);
+    sim.pass(Duration::from_secs(620));
+    set(&mut sim, &rig, &job(10, 301), &again);
     let honest = client(&mut sim);
     declare(&mut sim, &honest, &job(1, 300), 99);
 }
