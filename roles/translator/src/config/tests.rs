@@ -144,3 +144,17 @@ fn listeners_are_named_and_have_their_own_terms() {
     assert_eq!(config.listen[2].suggested_difficulty, Suggested::Hint);
     assert_eq!(config.listen[2].trusted_proxies[0].to_string(), "10.0.0.0/8");
 }
+
+#[test]
+fn the_operators_page_names_every_key() {
+    let page = include_str!("../../../../docs/roles/translator.md");
+    for line in EXAMPLE.lines() {
+        let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") else { continue };
+        // Example entries of [auth.users] are no keys.
+        if !key.contains(' ') && key != "farm" {
+            let named = page.split('`').skip(1).step_by(2);
+            let named = named.flat_map(|code| code.split([' ', '.'])).any(|word| word == key);
+            assert!(named, "{key} is not on docs/roles/translator.md");
+        }
+    }
+}
