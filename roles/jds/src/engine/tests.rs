@@ -1,1 +1,5 @@
-
+mod declarations;
+mod hostile;
+mod setup;
+mod sim;
+mod solutions;
