@@ -1,8 +1,8 @@
 //! The steady-state share path allocates nothing: from a miner's sealed bytes, through opening, decoding and the check,
 //! to the sealed acknowledgement.
 //!
-//! Steady state is what a third tip is like: buffers have grown to what they need, and the memory for telling duplicates
-//! was set aside when the job came, for as many shares as the last finished job saw. The counting allocator looks at the
+//! Steady state is what a second tip is like: buffers have grown to what they need, and the memory for telling duplicates
+//! was set aside when the job came, for as many shares as the last job saw. The counting allocator looks at the
 //! calling thread alone.
 
 #![allow(clippy::unwrap_used)] // a test's helpers may panic as the test itself may
@@ -40,8 +40,8 @@ const START: u32 = 1_800_000_000;
 const NBITS: u32 = 0x1702_3a04;
 /// Shares on each tip.
 const SHARES: u32 = 200;
-/// The last tip, on which allocations are counted. A future job comes before the one in force is finished.
-const STEADY: u8 = 3;
+/// The last tip, on which allocations are counted.
+const STEADY: u8 = 2;
 
 #[test]
 fn the_counter_counts() {
