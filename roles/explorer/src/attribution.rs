@@ -6,7 +6,7 @@ use crate::coinbase::unhex;
 use crate::config::{Kind, NODE};
 use crate::index::BlockSummary;
 use crate::topology::Topology;
-use crate::world::{World, list, text};
+use crate::world::{RoleView, World, list, text};
 
 #[cfg(test)]
 mod tests;
@@ -68,7 +68,7 @@ impl Signs {
                             hash: text(&block["hash"]).to_owned(),
                             role,
                             worker: worker_of(block),
-                            declared: view.kind() == Kind::Jdc || is_declared(block),
+                            declared: text(&block["job"]) == "custom",
                         });
                     }
                     for channel in channels(state) {
@@ -94,7 +94,17 @@ impl Signs {
                         }
                     }
                 }
-                Kind::TemplateProvider | Kind::Jds => {}
+                // They submitted it, and know no worker.
+                Kind::TemplateProvider | Kind::Jds => {
+                    for block in list(&state["unsettled_blocks"]) {
+                        signs.records.push(Record {
+                            hash: text(&block["hash"]).to_owned(),
+                            role,
+                            worker: String::new(),
+                            declared: view.kind() == Kind::Jds,
+                        });
+                    }
+                }
             }
         }
         signs
@@ -133,12 +143,23 @@ impl Signs {
                 && world.role(name).is_some_and(|role| role.kind() != Kind::TemplateProvider)
         };
         path.retain(mines);
+        // Without a pool's word the miner's side submitted it alone.
+        let kind = |name: &String| world.role(name).map(RoleView::kind);
+        let pooled = records.iter().any(|record| world.roles[record.role].kind() == Kind::Pool);
+        if !pooled && path.iter().any(|name| kind(name) == Some(Kind::Jdc)) {
+            path.retain(|name| kind(name) != Some(Kind::Pool));
+        }
+        if path.is_empty() {
+            return FoundBy::default();
+        }
         let worker = leaf.map_or("", |leaf| &leaf.worker);
         let worker = if worker.is_empty() { &record.worker } else { worker };
+        let leaf_rank = leaf.map_or(0, |leaf| 1 + world.roles[leaf.role].kind() as u8);
         FoundBy {
             worker: Some(worker.to_owned()).filter(|worker| !worker.is_empty()),
             declared: records.iter().any(|record| record.declared),
-            rank: 1 + leaf.map_or(0, |leaf| world.roles[leaf.role].kind() as u8),
+            // Who it was counts before who says so.
+            rank: 1 + world.roles[record.role].kind() as u8 + 8 * leaf_rank,
             path,
         }
     }
@@ -162,10 +183,12 @@ pub fn attribute<'b>(
     changed
 }
 
-/// The channels that a pool or a JDC has with miners.
+/// The channels or connections that a pool, a JDC or a translator has with miners.
 pub fn channels(state: &Value) -> &[Value] {
-    let named = ["channels", "downstream_channels", "miners"].map(|key| list(&state[key]));
-    named.into_iter().find(|list| !list.is_empty()).unwrap_or_default()
+    match list(&state["channels"]) {
+        [] => list(&state["miners"]),
+        channels => channels,
+    }
 }
 
 /// Account and worker in any of the words that roles use.
@@ -179,9 +202,4 @@ pub fn worker_of(value: &Value) -> String {
         (account, "") => account.to_owned(),
         (account, worker) => format!("{account}.{worker}"),
     }
-}
-
-fn is_declared(block: &Value) -> bool {
-    ["declared", "custom_job", "custom"].iter().any(|key| block[*key] == Value::Bool(true))
-        || ["custom", "declared"].contains(&text(&block["job"]))
 }

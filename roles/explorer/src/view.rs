@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod flow;
 pub mod format;
 pub mod home;
+pub mod jobs;
 mod layout;
 pub mod mempool;
 pub mod mining;
@@ -14,6 +15,7 @@ pub mod roles;
 #[cfg(test)]
 mod tests;
 pub mod transaction;
+pub mod workers;
 
 use adit_node::NodeError;
 use axum::http::StatusCode;

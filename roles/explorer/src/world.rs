@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::attribution::channels;
 use crate::config::{Kind, RoleKeys};
 use crate::exposition::Samples;
 use crate::rpc::{MempoolInfo, NodeFacts};
@@ -234,8 +235,7 @@ impl World {
     pub fn hashrate(&self) -> Option<f64> {
         let pools = || self.of_kind(Kind::Pool).filter(|pool| pool.health.is_up());
         pools().next()?;
-        let channels = pools().flat_map(|pool| list(&pool.state()["channels"]));
-        Some(channels.map(|channel| channel["hashrate"].as_f64().unwrap_or(0.0)).sum())
+        Some(pools().map(hashrate_of).sum())
     }
 
     /// Notes the hashrate for the curve, if it is time to.
@@ -251,6 +251,13 @@ impl World {
             }
         }
     }
+}
+
+/// Hashes per second of a pool, JDC or translator: as it says, or of all channels that it lists.
+pub fn hashrate_of(role: &RoleView) -> f64 {
+    let state = role.state();
+    let summed = || channels(state).iter().filter_map(|channel| channel["hashrate"].as_f64()).sum();
+    state["hashrate"].as_f64().unwrap_or_else(summed)
 }
 
 /// The entries of a JSON list; none if it is no list.

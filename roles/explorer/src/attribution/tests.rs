@@ -15,7 +15,7 @@ fn world() -> World {
     let keys = [
         role("tp", Kind::TemplateProvider, &["node"]),
         role("pool", Kind::Pool, &["tp"]),
-        role("jdc", Kind::Jdc, &["pool"]),
+        role("jdc", Kind::Jdc, &["tp", "pool"]),
         role("translator", Kind::Translator, &["pool"]),
         role("sv1", Kind::MiningDevice, &["translator"]),
         role("sv2", Kind::MiningDevice, &["pool"]),
@@ -23,16 +23,16 @@ fn world() -> World {
     ];
     let mut world = World::new(&keys);
     let status = [
-        json!({}),
+        json!({ "unsettled_blocks": [{ "hash": "one" }, { "hash": "solo" }, { "hash": "strange" }] }),
         json!({
             "blocks": [
                 { "hash": "one", "account": "lab", "worker": "sv1" },
                 { "hash": "two", "account": "lab", "worker": "" },
-                { "hash": "three", "account": "jd", "worker": "x", "custom_job": true },
+                { "hash": "three", "account": "jd", "worker": "x", "job": "custom" },
             ],
             "channels": [{ "identity": "lab.sv2", "extranonce_prefix": "01000001" }],
         }),
-        json!({ "blocks": [{ "hash": "three", "user_identity": "home.rig" }] }),
+        json!({ "channels": [{ "identity": "home.rig", "extranonce_prefix": "0777" }] }),
         json!({ "miners": [{ "user": "lab.sv1", "extranonce1": "00000001", "channel": { "extranonce_prefix": "01000002" } }] }),
         json!({ "connections": [{ "user": "lab.sv1", "extranonce_prefixes": ["0100000200000001"] }] }),
         json!({ "connections": [{ "user": "lab.sv2", "extranonce_prefixes": ["01000001"] }] }),
@@ -69,8 +69,10 @@ fn blocks_are_traced_to_their_miner() {
     let mut index = index(&[
         ("one", "010000020000000177aa"),
         ("two", "0100000155"),
-        ("three", "09"),
+        ("three", "077701"),
         ("unseen", "0100000155"),
+        ("solo", "077702"),
+        ("strange", "ff"),
     ]);
     assert!(attribute(index.newest_mut(), &world, &topology));
     let found = |height: u32| index.at(height).unwrap().found_by.clone();
@@ -79,12 +81,17 @@ fn blocks_are_traced_to_their_miner() {
     assert_eq!(found(0).worker.as_deref(), Some("lab.sv1"));
     assert_eq!(found(1).path, ["pool", "sv2"]);
     assert_eq!(found(1).worker.as_deref(), Some("lab.sv2"));
-    // The JDC's own word goes before the pool's.
+    // The pool knows the JDC's channel alone, the JDC who is behind it.
     assert_eq!(found(2).path, ["pool", "jdc"]);
     assert_eq!(found(2).worker.as_deref(), Some("home.rig"));
     assert!(found(2).declared && !found(1).declared);
     // No role says that it found this one, whatever its extranonce.
     assert!(!found(3).is_known());
+    // No pool says that it was paid for this one.
+    assert_eq!(found(4).path, ["jdc"]);
+    assert_eq!(found(4).worker.as_deref(), Some("home.rig"));
+    // Submitted here, but nobody's that is known.
+    assert!(!found(5).is_known());
 
     // What was known stays when a role forgets or goes.
     let nothing = World::new(&[]);

@@ -9,7 +9,7 @@ use super::parts::kind_mark;
 use crate::attribution::channels;
 use crate::config::Kind;
 use crate::topology::{Place, Topology};
-use crate::world::{Health, RoleView, World, list, text};
+use crate::world::{Health, RoleView, World, hashrate_of, list, text};
 
 /// A box.
 struct Figure {
@@ -226,8 +226,7 @@ fn activity(role: &RoleView) -> Vec<String> {
             ]
         }
         Kind::Pool | Kind::Jdc => {
-            let rate =
-                channels(state).iter().filter_map(|channel| channel["hashrate"].as_f64()).sum();
+            let rate = hashrate_of(role);
             let blocks = list(&state["blocks"]).len();
             let open = state["channels_open"].as_u64().unwrap_or(channels(state).len() as u64);
             vec![
@@ -236,13 +235,22 @@ fn activity(role: &RoleView) -> Vec<String> {
                     Kind::Pool => {
                         format!("{blocks} block{} found", if blocks == 1 { "" } else { "s" })
                     }
-                    _ => mode(state).unwrap_or_default(),
+                    _ => match text(&state["source"]) {
+                        "declared" => "own jobs, declared".to_owned(),
+                        "kept" => "declaring a new job".to_owned(),
+                        "pool-jobs" => "the pool's jobs".to_owned(),
+                        "solo" => "own jobs, solo".to_owned(),
+                        _ => "no work yet".to_owned(),
+                    },
                 },
             ]
         }
         Kind::Jds => {
-            let clients = list(&state["clients"]).len().max(list(&state["connections"]).len());
-            vec![format!("{clients} client{}", if clients == 1 { "" } else { "s" }), declared(role)]
+            let clients = list(&state["clients"]).len();
+            vec![
+                format!("{clients} client{}", if clients == 1 { "" } else { "s" }),
+                format!("{} declared jobs", number(&state["jobs"])),
+            ]
         }
         Kind::Translator => {
             let miners = state["miners_total"].as_u64().unwrap_or(0);
@@ -265,22 +273,6 @@ fn activity(role: &RoleView) -> Vec<String> {
             ),
         ],
     }
-}
-
-/// How a JDC works at present.
-fn mode(state: &Value) -> Option<String> {
-    ["mode", "state"].iter().find_map(|key| state[*key].as_str()).map(str::to_owned)
-}
-
-fn declared(role: &RoleView) -> String {
-    let state = role.state();
-    let known = ["declared_jobs", "jobs", "declarations"].iter().map(|key| &state[*key]);
-    let count = known.filter_map(|value| match value {
-        Value::Number(number) => number.as_u64(),
-        Value::Array(jobs) => Some(jobs.len() as u64),
-        _ => None,
-    });
-    count.max().map_or(String::new(), |count| format!("{} declared jobs", grouped(count)))
 }
 
 /// A text over two lines, broken at a space where there is one.

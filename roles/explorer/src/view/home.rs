@@ -4,7 +4,8 @@ use maud::{Markup, html};
 
 use super::format::{ago, btc, bytes, count, difficulty, grouped, hashrate, sats};
 use super::parts::{block_link, block_table, meter, tile};
-use super::{Live, flow, layout, mining};
+use super::workers::{share_note, worker_table, workers};
+use super::{Live, flow, layout};
 use crate::App;
 use crate::world::{Point, World};
 
@@ -17,14 +18,14 @@ const WORKERS: usize = 8;
 pub fn page(app: &App) -> Markup {
     let world = app.world();
     let index = app.index();
-    let workers = mining::workers(&world);
+    let workers = workers(&world);
     let main = html! {
         h1.hidden { "Overview" }
         section.tiles id="tiles" {
             (tip(&world))
             (next(&world))
             (hash_power(&world))
-            (tile("Workers", &html! { (grouped(workers.len() as u64)) }, &mining::share_note(&workers)))
+            (tile("Workers", &html! { (grouped(workers.len() as u64)) }, &share_note(&workers)))
         }
         section id="flow" {
             div.head { h2 { "The way of work and shares" } a href="/roles" { "All roles" } }
@@ -40,7 +41,7 @@ pub fn page(app: &App) -> Markup {
         }
         section id="workers" {
             div.head { h2 { "Workers" } a href="/mining" { "All about mining" } }
-            (mining::worker_table(&workers, WORKERS))
+            (worker_table(&workers, WORKERS))
         }
     };
     layout(&world, "Overview", "/", Live::Always, &main)

@@ -36,11 +36,11 @@ fn whatever_a_role_says_is_shown_as_text() {
             json!({ "channels": [channel], "blocks": value, "template_providers": value }),
             json!({ "miners": [{ "user": SCRIPT, "user_agent": SCRIPT }], "upstream": value, "shares": value }),
         ]);
-        let workers = mining::workers(&world);
+        let workers = workers::workers(&world);
         let pages = [
-            mining::worker_table(&workers, 10),
+            workers::worker_table(&workers, 10),
             flow::picture(&world, "http://127.0.0.1:2"),
-            layout(&world, SCRIPT, "/", Live::Always, &mining::share_note(&workers)),
+            layout(&world, SCRIPT, "/", Live::Always, &workers::share_note(&workers)),
         ];
         for page in pages {
             let page = page.into_string();
@@ -53,21 +53,26 @@ fn whatever_a_role_says_is_shown_as_text() {
 fn a_worker_is_listed_once_where_it_connects() {
     let world = lab([
         json!({}),
-        json!({ "channels": [
+        json!({ "workers": [
+            { "identity": "lab.v2", "channels": 2, "hashrate": 3e3, "accepted": 8, "rejected": { "stale-share": 2 },
+              "best_difficulty": 5.0, "last_share_age_seconds": 4 },
+            { "identity": "lab.v1", "channels": 1, "hashrate": 1e3, "accepted": 5 },
+        ], "channels": [
             { "identity": "lab.v1", "hashrate": 1e3, "accepted": 5, "vendor": "adit" },
-            { "identity": "lab.v2", "hashrate": 2e3, "accepted": 7, "rejected": { "stale-share": 2 }, "last_share_age_seconds": 9 },
+            { "identity": "lab.v2", "vendor": "adit", "hashrate": 2e3, "accepted": 7, "rejected": { "stale-share": 2 }, "last_share_age_seconds": 9 },
             { "identity": "lab.v2", "hashrate": 1e3, "accepted": 1, "last_share_age_seconds": 4 },
         ] }),
         json!({ "miners": [{ "user": "lab.v1", "user_agent": "bmminer", "hashrate": 1.5e3, "shares_accepted": 6,
                              "shares_rejected": { "duplicate": 1 } }] }),
     ]);
-    let workers = mining::workers(&world);
+    let workers = workers::workers(&world);
     assert_eq!(workers.len(), 2);
     let v2 = &workers[0];
     assert_eq!(
         (v2.name.as_str(), v2.at.as_str(), v2.channels, v2.accepted),
         ("lab.v2", "pool", 2, 8)
     );
+    assert_eq!((v2.best, v2.agents.len()), (Some(5.0), 1));
     assert_eq!((v2.last_share, v2.rejected["stale-share"]), (Some(4), 2));
     let v1 = &workers[1];
     assert_eq!((v1.at.as_str(), v1.accepted, v1.agents[0].as_str()), ("translator", 6, "bmminer"));

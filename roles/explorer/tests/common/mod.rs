@@ -1,5 +1,5 @@
 //! A node and roles that say what a test wants, and a reader of pages.
-#![allow(missing_docs, reason = "for tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::SocketAddr;
 use std::path::Path;
