@@ -150,6 +150,8 @@ pub(super) struct TxData {
     pub(super) excess_data: Vec<u8>,
 }
 
+/// Older claims whose transactions are kept while they are declared.
+const MAX_DATA: usize = 4;
 /// Claims that are kept; more than a channel has live jobs.
 const MAX_CLAIMS: usize = 32;
 
@@ -193,6 +195,15 @@ impl Desk {
             if old.step == Step::Rest {
                 old.data = None;
             }
+        }
+        // Transactions are the largest part of memory by far: a block's worth each.
+        let with_data =
+            |claims: &VecDeque<Claim>| claims.iter().filter(|c| c.data.is_some()).count();
+        while with_data(&self.claims) > MAX_DATA {
+            let Some(old) = self.claims.iter_mut().find(|claim| claim.data.is_some()) else {
+                break;
+            };
+            lost += old.abandon();
         }
         if self.claims.len() == MAX_CLAIMS {
             lost += self.claims.pop_front().map_or(0, |mut old| old.abandon());

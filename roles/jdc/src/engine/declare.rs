@@ -22,6 +22,11 @@ const STALE_RETRY: Duration = Duration::from_millis(250);
 /// So often it is tried again, and where a token is refused.
 const MAX_RETRIES: u32 = 20;
 const MAX_TOKEN_RETRIES: u32 = 2;
+/// One that comes too soon for the other end.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+const MAX_BUSY_RETRIES: u32 = 5;
+/// Declarations of which a JDS has not answered one yet: what is older waits, and is overtaken by what is newer.
+const MAX_UNANSWERED: usize = 3;
 /// A pool's new target counts for jobs set after it (spec 5.3.21): a job is set again so long after it, ...
 const RENEW_AFTER: Duration = Duration::from_millis(500);
 /// ... but not sooner than this after it was accepted, ...
@@ -46,7 +51,12 @@ impl Core {
             return;
         }
         for at in (0..self.desk.claims.len()).rev() {
+            let asked = |claim: &&Claim| matches!(claim.step, Step::Declared { .. });
+            let unanswered = self.desk.claims.iter().filter(asked).count();
             let claim = &self.desk.claims[at];
+            if matches!(claim.step, Step::Token { .. }) && unanswered >= MAX_UNANSWERED {
+                continue;
+            }
             if claim.key.for_whom.upstream() == Some(index) && claim.is_on_its_way() {
                 self.advance_claim(index, at, now, out);
             }
@@ -275,6 +285,9 @@ impl Core {
                 // The others are as old.
                 upstreams[index].jds.tokens.clear();
                 (MAX_TOKEN_RETRIES, Duration::ZERO)
+            }
+            "server-busy" | "too-many-declarations" | "too-many-requests" => {
+                (MAX_BUSY_RETRIES, BUSY_RETRY)
             }
             _ => (0, Duration::ZERO),
         };

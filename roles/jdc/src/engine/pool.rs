@@ -294,6 +294,10 @@ impl Core {
             }
             Mining::SetExtranoncePrefix(m) if m.channel_id == channel.id => {
                 let Some(layout) = &mut upstream.pool.layout else { return Ok(()) };
+                // It would be another size of the whole (spec 5.3.10 knows no such change).
+                if m.extranonce_prefix.as_bytes().len() != layout.prefix.len() {
+                    return Err("prefix-of-another-length");
+                }
                 layout.prefix = m.extranonce_prefix.into();
                 upstream.generation += 1;
             }
@@ -348,7 +352,8 @@ impl Core {
             prefix: message.extranonce_prefix.into(),
             size: usize::from(message.extranonce_size),
         };
-        if layout.size <= super::SLICE_LEN || layout.full_size() > MAX_FULL_SIZE {
+        let asked = usize::from(pool.ask_size.unwrap_or(self.settings.extranonce_size));
+        if layout.size < asked || layout.full_size() > MAX_FULL_SIZE {
             return Err("useless-extranonce-size");
         }
         if message.target == [0; 32] {

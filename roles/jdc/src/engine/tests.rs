@@ -3,4 +3,5 @@
 mod declaring;
 mod failing;
 mod miners;
+mod odd;
 mod sim;

@@ -8,7 +8,6 @@ use adit_sv2::messages::common::SetupConnection;
 use adit_sv2::messages::extensions::RequestExtensions;
 use adit_sv2::messages::mining::*;
 use adit_transport::Event;
-use proptest::prelude::*;
 
 use super::sim::Sim;
 use crate::engine::Link;
@@ -221,49 +220,4 @@ fn wrong_shares_are_answered_and_not_passed_on() {
     assert!(sim.shares(0, from).is_empty());
     miner.share(&mut sim);
     assert_eq!(sim.shares(0, from).len(), 1);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
-    /// Whatever any peer sends, and in whatever order connections come and go: no panic, and a miner that behaves has
-    /// work in the end.
-    #[test]
-    fn nothing_that_is_sent_panics(
-        frames in prop::collection::vec(
-            (0usize..5, 0u16..2, any::<bool>(), 0u8..0x78, prop::collection::vec(any::<u8>(), 0..120)),
-            0..25,
-        ),
-        losses in prop::collection::vec(0usize..4, 0..4),
-    ) {
-        let links =
-            [Link::Pool(0), Link::Jds(0), Link::TemplateProvider(0), Link::Miner, Link::Pool(1)];
-        let mut sim = Sim::working("", 2);
-        let miner = sim.extended(8);
-        for (link, extension_type, channel_msg, msg_type, payload) in frames {
-            let peer = sim.peer(links[link]);
-            if sim.closed.iter().any(|(gone, _)| *gone == peer) || peer == miner.peer {
-                continue;
-            }
-            let msg_length = payload.len() as u32;
-            let header = Header { extension_type, channel_msg, msg_type, msg_length };
-            sim.event(peer, Event::Frame(header, &payload));
-        }
-        for link in losses {
-            let peer = sim.peer(links[link]);
-            if !sim.closed.iter().any(|(gone, _)| *gone == peer) && peer != miner.peer {
-                sim.lose(links[link]);
-            }
-        }
-        sim.pass(Duration::from_secs(1));
-        for link in [Link::Pool(0), Link::Jds(0), Link::TemplateProvider(0)] {
-            let peer = sim.peer(link);
-            if sim.closed.iter().any(|(gone, _)| *gone == peer) {
-                sim.connect(link);
-            }
-        }
-        sim.tip(1_000_000, 0x77);
-        prop_assert!(sim.engine.core.desk.current().is_some());
-        prop_assert!(sim.closed.iter().all(|(peer, _)| *peer != miner.peer));
-    }
 }

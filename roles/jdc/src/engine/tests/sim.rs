@@ -31,6 +31,7 @@ pub(super) struct Manners {
     pub(super) refuses_declarations: Option<&'static str>,
     pub(super) refuses_jobs: Option<&'static str>,
     pub(super) answers_declarations: bool,
+    pub(super) opens_channels: bool,
     pub(super) answers_jobs: bool,
     pub(super) gives_tokens: bool,
     pub(super) refuses_shares: Option<&'static str>,
@@ -50,6 +51,7 @@ impl Manners {
             refuses_declarations: None,
             refuses_jobs: None,
             answers_declarations: true,
+            opens_channels: true,
             answers_jobs: true,
             gives_tokens: true,
             refuses_shares: None,
@@ -232,7 +234,7 @@ impl Sim {
         let manners = self.manners[index].clone();
         match header.msg_type {
             SetupConnection::TYPE => self.set_up(peer),
-            OpenExtendedMiningChannel::TYPE => {
+            OpenExtendedMiningChannel::TYPE if manners.opens_channels => {
                 let m = OpenExtendedMiningChannel::decode(payload).unwrap().0;
                 if m.min_extranonce_size > manners.room {
                     let error_code = Str0255::cut("min-extranonce-size-too-large");
