@@ -18,6 +18,7 @@
 
 mod chain;
 mod config;
+mod declarer;
 mod peer;
 mod role;
 mod stack;
@@ -37,6 +38,7 @@ use crate::sniffer::Sniffer;
 pub use crate::ports::free_port;
 pub use chain::{Blocks, FoundBlock};
 pub use config::Setup;
+pub use declarer::{Allocated, Answer, Declarer, Job};
 pub use peer::{LinePeer, Sv2Peer, read_to_end};
 pub use role::{Metrics, Role};
 pub use stack::Stack;
