@@ -46,6 +46,20 @@ fn the_example_is_the_default() {
 }
 
 #[test]
+fn every_key_is_on_the_operators_page() {
+    let page = include_str!("../../../../docs/roles/pool.md");
+    let keys = EXAMPLE.lines().filter_map(|line| {
+        let (key, _) = line.trim_start_matches("# ").split_once(" = ")?;
+        key.chars().all(|c| c.is_ascii_lowercase() || c == '_').then_some(key)
+    });
+    for key in keys {
+        let named =
+            [format!("`{key}`"), format!("] {key}`")].iter().any(|text| page.contains(text));
+        assert!(named, "{key} is not described");
+    }
+}
+
+#[test]
 fn a_working_one() {
     let config = working("", "");
     config.check().unwrap();

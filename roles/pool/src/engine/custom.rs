@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use adit_job_declaration::{CoinbaseOutputs, Commitment, Grant, Token, TokenError, UsedTokens};
 use adit_mining::channel::CustomError;
 use adit_mining::{
-    ChannelKind, CoinbaseError, CustomJob, JobError, Portion, Target, Tip, share::MAX_NTIME_AHEAD,
+    ChannelKind, CoinbaseError, CustomJob, JobError, JobTableError, Portion, Target, Tip,
+    share::MAX_NTIME_AHEAD,
 };
 use adit_sv2::codec::Str0255;
 use adit_sv2::keys::AuthorityPublicKey;
@@ -185,6 +186,8 @@ impl From<CustomError> for Refused {
             CustomError::Job(JobError::Coinbase(
                 CoinbaseError::BadOutputs | CoinbaseError::OutputCount { .. },
             )) => "invalid-coinbase-tx-outputs",
+            CustomError::Table(JobTableError::Repeated) => "repeated-custom-job",
+            CustomError::Table(JobTableError::TooManyJobs) => "too-many-custom-jobs",
             _ => "invalid-coinbase-tx",
         })
     }

@@ -31,7 +31,7 @@ fn key(seed: u8) -> AuthoritySecretKey {
 }
 
 /// A pool that takes custom jobs, on tip 1 at height 300.
-fn working(more: &str) -> (Sim, PeerId) {
+pub(super) fn working(more: &str) -> (Sim, PeerId) {
     Sim::working(&format!(
         "job_declaration.token_keys = [\"{}\", \"{}\"]\nshares.vardiff = false\n{more}",
         key(9).public(),
@@ -40,7 +40,7 @@ fn working(more: &str) -> (Sim, PeerId) {
 }
 
 /// A connection that chooses its own work.
-fn connect(sim: &mut Sim) -> PeerId {
+pub(super) fn connect(sim: &mut Sim) -> PeerId {
     let peer = sim.open(Link::Miner);
     sim.send(peer, Link::Miner, &setup_connection(0, 2, 2, 0b010));
     sim.heard_only(peer, "SetupConnection.Success { used_version: 2, flags: 2 }");

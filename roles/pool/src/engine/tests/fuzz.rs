@@ -7,7 +7,7 @@ use adit_sv2::messages::{AnyMessage, MessageInfo};
 use adit_transport::{Event, PeerId};
 use proptest::prelude::*;
 
-use super::sim::{Sim, open_extended, open_standard};
+use super::sim::{open_extended, open_standard};
 use crate::engine::Link;
 
 /// A frame with the header of a known message, or any other, and a payload of small numbers, which are likely ids.
@@ -31,8 +31,10 @@ proptest! {
 
     #[test]
     fn random_frames(frames in prop::collection::vec((0usize..5, frame()), 1..60)) {
-        let (mut sim, tp) = Sim::working("");
-        let mut miners: Vec<PeerId> = (0..3).map(|flags| sim.miner(flags & 1)).collect();
+        let (mut sim, tp) = super::custom::working("job_declaration.coinbase_only = true");
+        let mut miners: Vec<PeerId> = (0..2).map(|flags| sim.miner(flags)).collect();
+        miners.push(super::custom::connect(&mut sim));
+        sim.send(miners[2], Link::Miner, &open_extended(1, "a"));
         sim.send(miners[0], Link::Miner, &open_extended(1, "a"));
         sim.send(miners[1], Link::Miner, &open_standard(1, "a"));
         let mut provider = tp;

@@ -7,6 +7,7 @@ use adit_sv2::messages::mining::{
     UpdateChannel,
 };
 use adit_transport::PeerId;
+use proptest::prelude::*;
 
 use super::sim::{Sim, open_extended, open_standard};
 use crate::engine::Link;
@@ -290,4 +291,130 @@ fn opening_and_closing_for_ever_exhausts_nothing() {
     let another = sim.extended("honest");
     assert_eq!(**rig.client.extranonce_prefix(), [7, 0, 0, 0]);
     assert_eq!(**another.client.extranonce_prefix(), [7, 0, 0, 1]);
+}
+
+/// What happens to a pool and its proxies.
+#[derive(Clone, Debug)]
+enum Step {
+    Open(usize, u16),
+    Close(usize, prop::sample::Index),
+    CloseGroup(usize, prop::sample::Index),
+    Retarget(usize, prop::sample::Index),
+    Mine(usize),
+    Tip,
+    Newer,
+    Future,
+    Prefixes(u8),
+    Gone(usize),
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0usize..3;
+    let which = any::<prop::sample::Index>();
+    prop_oneof![
+        4 => (who.clone(), prop::sample::select(vec![0u16, 4, 8])).prop_map(|(w, s)| Step::Open(w, s)),
+        1 => (who.clone(), which).prop_map(|(w, i)| Step::Close(w, i)),
+        1 => (who.clone(), any::<prop::sample::Index>()).prop_map(|(w, i)| Step::CloseGroup(w, i)),
+        1 => (who.clone(), any::<prop::sample::Index>()).prop_map(|(w, i)| Step::Retarget(w, i)),
+        3 => who.clone().prop_map(Step::Mine),
+        2 => Just(Step::Tip),
+        1 => Just(Step::Newer),
+        1 => Just(Step::Future),
+        1 => (7u8..9).prop_map(Step::Prefixes),
+        1 => who.prop_map(Step::Gone),
+        1 => Just(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Whatever the order: no client is told what it cannot make sense of, every share of its is good, no two channels
+    /// have one prefix, and what is counted is right.
+    #[test]
+    fn any_order_of_events(steps in prop::collection::vec(step(), 1..50), grouped: bool) {
+        let (mut sim, tp) = Sim::working(&format!("shares.vardiff = false\nmining.group_channels = {grouped}"));
+        // The last takes standard jobs only.
+        let flags = [0, 0, 1];
+        let mut proxies: Vec<Proxy> = flags.iter().map(|flags| Proxy::new(&mut sim, *flags)).collect();
+        let (mut template, mut tip) = (1, 1u8);
+        let id_of = |proxy: &Proxy, index: prop::sample::Index| {
+            let ids: Vec<u32> = proxy.channels.iter().map(ClientChannel::id).collect();
+            (!ids.is_empty()).then(|| ids[index.index(ids.len())])
+        };
+        for step in steps {
+            match step {
+                Step::Open(who, size) => {
+                    let size = if flags[who] == 1 { 0 } else { size };
+                    proxies[who].open(&mut sim, size);
+                }
+                Step::Close(who, index) => {
+                    let Some(id) = id_of(&proxies[who], index) else { continue };
+                    let close = CloseChannel { channel_id: id, reason_code: Str0255::default() };
+                    sim.send(proxies[who].peer, Link::Miner, &close);
+                    proxies[who].channels.remove(id);
+                }
+                Step::CloseGroup(who, index) => {
+                    let Some(id) = id_of(&proxies[who], index) else { continue };
+                    let group = proxies[who].group(id);
+                    let close = CloseChannel { channel_id: group, reason_code: Str0255::default() };
+                    sim.send(proxies[who].peer, Link::Miner, &close);
+                    if group != 0 {
+                        let members: Vec<u32> = proxies[who].channels.iter().filter(|c| c.group_channel_id() == group).map(ClientChannel::id).collect();
+                        members.into_iter().for_each(|id| _ = proxies[who].channels.remove(id));
+                    }
+                }
+                Step::Retarget(who, index) => {
+                    let Some(channel_id) = id_of(&proxies[who], index) else { continue };
+                    let maximum_target = Target::from_expected_hashes(150.0).to_le_bytes();
+                    let update = UpdateChannel { channel_id, nominal_hash_rate: 10.0, maximum_target };
+                    sim.send(proxies[who].peer, Link::Miner, &update);
+                }
+                Step::Mine(who) => {
+                    proxies[who].listen(&mut sim);
+                    proxies[who].mine(&mut sim);
+                }
+                Step::Tip => {
+                    (template, tip) = (template + 1, tip + 1);
+                    sim.tip(tp, 0, template, tip);
+                }
+                Step::Newer => {
+                    template += 1;
+                    sim.template(tp, 0, template, false, template as u8);
+                }
+                Step::Future => {
+                    template += 1;
+                    sim.template(tp, 0, template, true, template as u8);
+                }
+                Step::Prefixes(server_id) => {
+                    let mut out = sim.take_outbox();
+                    sim.engine.renew_prefixes(server_id, &mut out);
+                    sim.give_outbox(out);
+                }
+                Step::Gone(who) => {
+                    let gone = adit_transport::Event::Closed("closed by the peer");
+                    sim.event(proxies[who].peer, Link::Miner, gone);
+                    sim.drop_frames_of(proxies[who].peer);
+                    proxies[who] = Proxy::new(&mut sim, flags[who]);
+                }
+                Step::Wait => sim.pass(std::time::Duration::from_millis(300)),
+            }
+            sim.store();
+            for proxy in &mut proxies {
+                proxy.listen(&mut sim);
+            }
+        }
+        for proxy in &mut proxies {
+            proxy.mine(&mut sim);
+        }
+        let open: usize = proxies.iter().map(|proxy| proxy.channels.len()).sum();
+        prop_assert_eq!(sim.engine.core.channels as usize, open);
+        let channels = sim.engine.status(sim.now)["channels"].as_array().unwrap().clone();
+        let mut prefixes: Vec<String> =
+            channels.iter().map(|c| c["extranonce_prefix"].as_str().unwrap()[..8].to_owned()).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prop_assert_eq!(prefixes.len(), open);
+    }
 }

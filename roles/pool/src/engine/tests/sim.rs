@@ -320,6 +320,11 @@ impl Sim {
         self.settle();
     }
 
+    /// Forgets what was said to this peer.
+    pub(super) fn drop_frames_of(&mut self, peer: PeerId) {
+        self.frames.retain(|(to, ..)| *to != peer);
+    }
+
     /// Forgets everything that was said.
     pub(super) fn drop_frames(&mut self) {
         self.frames.clear();
