@@ -596,11 +596,12 @@ fn peers_that_never_read() {
     kept.push(floods(translator.endpoint().addr, [hello, &question].concat().into_bytes()));
     closes(translator, "Miner", "slow-reader", 1, LATER);
 
-    // A miner that opens channels, each of which is told of every block.
+    // A miner that opens channels, each of which is told of every block: it requires standard jobs, so that none is for a
+    // group.
     let pool = works.pool();
     let (mut stream, mut sealer) = shaken(&pool.endpoint());
     let mut sealed = Vec::new();
-    sealer.seal(&frame_of(&Sv2Peer::setup_connection(PROTOCOL_MINING, 0)), &mut sealed).unwrap();
+    sealer.seal(&frame_of(&Sv2Peer::setup_connection(PROTOCOL_MINING, 1)), &mut sealed).unwrap();
     for request_id in 0..15_000 {
         sealer.seal(&frame_of(&open_standard(request_id, 1.0)), &mut sealed).unwrap();
     }
