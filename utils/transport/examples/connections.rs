@@ -129,10 +129,11 @@ fn fan_out(hub: &Hub<Peers>, protocol: Protocol) -> Duration {
     let frame = [&header.to_bytes()[..], &[0; 400]].concat();
     let started = Instant::now();
     hub.with(|engine, _, out| {
+        let line = out.share(|bytes| bytes.extend([&frame[..], b"\n"].concat()));
         for (channel_id, peer) in (0..).zip(&engine.0) {
             match protocol {
                 Protocol::Noise => out.send_encoded(*peer, &frame, channel_id),
-                Protocol::Lines => out.line(*peer, &frame),
+                Protocol::Lines => out.repeat(*peer, &line),
             }
         }
     });

@@ -93,6 +93,16 @@ pub struct Outbox<E> {
     bytes: Vec<u8>,
     orders: Vec<Order>,
     effects: Vec<E>,
+    /// How often `bytes` was cleared: what was shared before is not there any more.
+    cleared: u64,
+}
+
+/// Bytes in an [`Outbox`] that are said to many, made by [`Outbox::share`]. Of use only until that call of the engine
+/// ends.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    range: Range<usize>,
+    cleared: u64,
 }
 
 /// One order of an engine about one connection.
@@ -114,7 +124,7 @@ impl Order {
 
 impl<E> Default for Outbox<E> {
     fn default() -> Self {
-        Self { bytes: Vec::new(), orders: Vec::new(), effects: Vec::new() }
+        Self { bytes: Vec::new(), orders: Vec::new(), effects: Vec::new(), cleared: 0 }
     }
 }
 
@@ -172,6 +182,24 @@ impl<E> Outbox<E> {
         }
     }
 
+    /// Lets `write` append whole frames or whole lines that are then [repeated](Self::repeat) to many connections. They
+    /// are written once, however many there are.
+    #[must_use]
+    pub fn share(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Shared {
+        let start = self.bytes.len();
+        write(&mut self.bytes);
+        Shared { range: start..self.bytes.len(), cleared: self.cleared }
+    }
+
+    /// Says what is shared to a connection. What was shared in an earlier call of the engine is not said.
+    #[inline]
+    pub fn repeat(&mut self, to: PeerId, shared: &Shared) {
+        debug_assert_eq!(shared.cleared, self.cleared, "shared in an earlier call");
+        if shared.cleared == self.cleared && !shared.range.is_empty() {
+            self.orders.push(Order::Say(to, shared.range.clone()));
+        }
+    }
+
     /// Closes a connection once what was said to it before is delivered. The engine hears no more of it.
     pub fn close(&mut self, peer: PeerId, reason: &'static str) {
         self.orders.push(Order::Close(peer, reason));
@@ -220,7 +248,7 @@ impl<E> Outbox<E> {
             Order::Say(to, range) if *to == peer => range.len(),
             _ => 0,
         };
-        // Looked through only where it may be.
+        // Looked through only where it may be: what is shared is there once, and said to each at most a few times.
         self.bytes.len() > bytes && self.orders.iter().map(to_peer).sum::<usize>() > bytes
     }
 
@@ -236,6 +264,7 @@ impl<E> Outbox<E> {
     }
 
     fn clear_bytes(&mut self) {
+        self.cleared += 1;
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BYTES);
     }

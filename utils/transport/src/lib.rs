@@ -22,7 +22,7 @@ mod tls;
 
 pub use close::CloseReason;
 pub use dial::{DialError, DialState, Dialed, Protocol};
-pub use engine::{Delivery, Engine, Event, Now, Outbox, PeerId};
+pub use engine::{Delivery, Engine, Event, Now, Outbox, PeerId, Shared};
 pub use hub::{Hub, HubFailed};
 pub use metrics::TransportMetrics;
 pub use noise::NoiseServer;

@@ -368,6 +368,8 @@ impl<L> Slot<L> {
     ) -> Result<(), CloseReason> {
         sealed.clear();
         let limits = &self.common.limits;
+        // Lines that are said in one piece are written from where they are: a job to thousands of miners is not copied.
+        let mut in_place: &[u8] = &[];
         for order in orders {
             match order {
                 Order::Say(_, range) => {
@@ -380,7 +382,11 @@ impl<L> Slot<L> {
                             }
                         }
                         Wrap::Tls(session) => session.seal(said, sealed)?,
-                        Wrap::Plain => sealed.extend_from_slice(said),
+                        Wrap::Plain if sealed.is_empty() && in_place.is_empty() => in_place = said,
+                        Wrap::Plain => {
+                            sealed.extend_from_slice(mem::take(&mut in_place));
+                            sealed.extend_from_slice(said);
+                        }
                     }
                     let frames = matches!(self.wrap, Wrap::Noise(_));
                     let count = count_messages(said, frames);
@@ -398,7 +404,7 @@ impl<L> Slot<L> {
         if let Wrap::Tls(session) = &self.wrap {
             session.take_sealed(sealed)?;
         }
-        let mut rest = &sealed[..];
+        let mut rest = if in_place.is_empty() { &sealed[..] } else { in_place };
         if self.spill.is_none() && !rest.is_empty() {
             let written = write(&self.write, rest)?;
             self.common.metrics.bytes_out.inc_by(written as u64);

@@ -99,8 +99,36 @@ async fn five_hundred_connections() {
     clients.until(|engine| (engine.heard.len() == 2_000).then_some(())).await;
     let first = clients.hub.with(|engine, _, _| engine.of(dialed[0].peer));
     assert_eq!(first[2..], [b"job".to_vec(), b"prevhash".to_vec()].map(Heard::Message));
+    // Written once, said to all, with something of their own before and after.
+    server.hub.with(|engine, _, out| {
+        let shared = out.share(|bytes| bytes.extend_from_slice(&frame(b"shared")));
+        for (nth, peer) in engine.open.iter().enumerate() {
+            if nth % 2 == 0 {
+                out.say(*peer, |bytes| bytes.extend_from_slice(&frame(b"before")));
+            }
+            out.repeat(*peer, &shared);
+            if nth % 3 == 0 {
+                out.say(*peer, |bytes| bytes.extend_from_slice(&frame(b"after")));
+            }
+        }
+    });
+    clients.until(|engine| (engine.heard.len() == 2_917).then_some(())).await;
+    let orders = clients.hub.with(|engine, _, _| {
+        let of = |dialed: &Dialed| engine.of(dialed.peer).split_off(4);
+        dialed.iter().map(of).collect::<Vec<_>>()
+    });
+    for heard in orders {
+        let said = |text: &str| Heard::Message(text.as_bytes().to_vec());
+        let expected = match heard.len() {
+            3 => vec![said("before"), said("shared"), said("after")],
+            2 if heard[0] == said("before") => vec![said("before"), said("shared")],
+            2 => vec![said("shared"), said("after")],
+            _ => vec![said("shared")],
+        };
+        assert_eq!(heard, expected);
+    }
     assert_eq!(server.metric("connections{link=\"Client\"}"), 500.0);
-    assert_eq!(server.metric("messages_out_total{link=\"Client\"}"), 1_500.0);
+    assert_eq!(server.metric("messages_out_total{link=\"Client\"}"), 2_417.0);
     served.stop().await;
     clients.until(|engine| engine.open.is_empty().then_some(())).await;
     assert_eq!(server.closed("shutdown"), 500.0);
