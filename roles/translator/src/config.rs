@@ -3,17 +3,18 @@
 mod auth;
 mod firmware;
 mod listen;
+mod upstream;
 
 use std::fmt;
 
 use adit_mining::job::VERSION_ROLLING_MASK;
 use adit_service::{CommonConfig, ConfigError, Http, Log};
-use adit_sv2::keys::Sv2Url;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use auth::{Auth, AuthMode};
 pub use firmware::{Firmware, FirmwareTable};
 pub use listen::{Listen, Suggested};
+pub use upstream::{Channels, Failover, Payout, Upstream};
 
 /// What `init` prints: every key, with its default where it has one.
 pub const EXAMPLE: &str = include_str!("../example.toml");
@@ -22,12 +23,18 @@ pub const EXAMPLE: &str = include_str!("../example.toml");
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// How miners are presented to the upstream.
+    #[serde(default)]
+    pub channels: Channels,
     /// `[[listen]]`
     #[serde(default = "one_listener")]
     pub listen: Vec<Listen>,
     /// `[[upstream]]`, in order of preference.
     #[serde(default)]
     pub upstream: Vec<Upstream>,
+    /// `[failover]`
+    #[serde(default)]
+    pub failover: Failover,
     /// `[miners]`
     #[serde(default)]
     pub miners: Miners,
@@ -44,32 +51,6 @@ pub struct Config {
     #[serde(default)]
     pub log: Log,
 }
-
-/// One `[[upstream]]`: a pool or proxy that speaks Stratum V2.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// `stratum2+tcp://host:port/KEY`.
-    #[serde(deserialize_with = "url")]
-    pub url: Sv2Url,
-    /// The name of a miner there: `{user}` stands for the user name that the miner gives.
-    #[serde(default = "whole_user")]
-    pub user_identity: String,
-    /// How far after a job's `min_ntime` a share's nTime may be, in seconds. The spec allows the seconds that passed
-    /// since the job came, which are always allowed; SRI's pool and ours allow two hours.
-    #[serde(default = "two_hours_less_a_margin")]
-    pub max_ntime_ahead_seconds: u32,
-}
-
-impl Upstream {
-    /// The `user_identity` of a miner's channel.
-    pub fn identity(&self, user: &str) -> String {
-        self.user_identity.replace(USER, user)
-    }
-}
-
-/// Stands for the miner's user name in `user_identity`.
-const USER: &str = "{user}";
 
 /// `[miners]`: how all miners are treated.
 #[derive(Clone, Debug, Deserialize)]
@@ -95,6 +76,9 @@ pub struct Miners {
     /// Shares a minute that the upstream aims at for each miner: turns the difficulty that a miner asks for into the
     /// hashrate that the upstream is told.
     pub expected_shares_per_minute: f64,
+    /// On an aggregated channel: whether each miner gets a difficulty of its own, at which it finds so many shares. If
+    /// not, all have the upstream's.
+    pub vardiff: bool,
     /// Miners that have a series of their own in the metrics, the fastest first; 0 for none. Each costs the one that
     /// collects them as much as anything else.
     pub worker_metrics: usize,
@@ -112,6 +96,7 @@ impl Default for Miners {
             idle_timeout_seconds: 1_800,
             max_lines_per_second: 1_000,
             expected_shares_per_minute: 6.0,
+            vardiff: true,
             worker_metrics: 0,
         }
     }
@@ -137,18 +122,8 @@ impl Config {
         let local = |listen: &Listen| listen.auth.unwrap_or(self.auth.mode) == AuthMode::Local;
         auth::check(&self.auth, self.listen.iter().any(local))?;
         firmware::check(&self.firmware)?;
-        if self.upstream.is_empty() {
-            return wrong("upstream", "required: at least one [[upstream]] with a `url`");
-        }
-        for (index, upstream) in self.upstream.iter().enumerate() {
-            if self.upstream[..index].iter().any(|other| other.url == upstream.url) {
-                return wrong(&format!("upstream[{index}].url"), "given twice");
-            }
-            let key = format!("upstream[{index}].user_identity");
-            check_identity(&key, &upstream.user_identity)?;
-            let key = format!("upstream[{index}].max_ntime_ahead_seconds");
-            between(&key, upstream.max_ntime_ahead_seconds, 0, 7_200)?;
-        }
+        upstream::check(&self.upstream, self.channels)?;
+        self.failover.check()?;
         let miners = &self.miners;
         between("miners.extranonce2_size", miners.extranonce2_size, 3, 8)?;
         if miners.anonymous_user.is_empty() || miners.anonymous_user.contains(char::is_control) {
@@ -177,23 +152,6 @@ pub const MAX_DIFFICULTY: f64 = 1e15;
 /// Longest user name of a miner, in bytes: with a template around it, it must fit in a `user_identity` of 255 bytes.
 pub const MAX_USER: usize = 191;
 
-fn check_identity(key: &str, template: &str) -> Result<(), ConfigError> {
-    let fixed = template.replace(USER, "");
-    if fixed.contains(['{', '}']) {
-        return wrong(key, format!("a placeholder that is not known: there is {USER}"));
-    }
-    if template.is_empty() || template.contains(char::is_control) {
-        return wrong(key, "must have a character and no control character");
-    }
-    let users = (template.len() - fixed.len()) / USER.len();
-    let longest = fixed.len() + users * MAX_USER;
-    if longest > 255 {
-        let message = format!("may become {longest} bytes long, at most 255 can be sent");
-        return wrong(key, message);
-    }
-    Ok(())
-}
-
 fn between<T: PartialOrd + fmt::Display>(
     key: &str,
     value: T,
@@ -213,18 +171,6 @@ fn wrong(key: &str, message: impl fmt::Display) -> Result<(), ConfigError> {
 
 fn one_listener() -> Vec<Listen> {
     vec![Listen::default()]
-}
-
-fn whole_user() -> String {
-    USER.to_owned()
-}
-
-fn two_hours_less_a_margin() -> u32 {
-    7_000
-}
-
-fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sv2Url, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
 fn mask<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

@@ -8,25 +8,28 @@ use std::time::Duration;
 use adit_service::clap::{ArgMatches, Command};
 use adit_service::{ConfigError, Context, Role};
 use adit_transport::{
-    AddressLimits, ConnectionLimits, DialOptions, DialState, Hub, HubOptions, LineOptions,
-    ListenLimits, Protocol, TransportMetrics,
+    AddressLimits, ConnectionLimits, DialOptions, Hub, HubOptions, LineOptions, ListenLimits, Now,
+    TransportMetrics,
 };
 use anyhow::{Context as _, Error};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Verifier, hash_password};
 use crate::config::{Config, EXAMPLE, Listen};
-use crate::engine::{Effect, Link, Login, TranslatorEngine};
+use crate::engine::{Dial, Effect, Link, Login, TranslatorEngine};
 use crate::metrics::Metrics;
 
 /// The role, for the binary and for programs that run a translator inside.
 #[derive(Debug)]
 pub struct TranslatorRole;
 
+/// For an upstream to be reached, before the next is tried.
+const CONNECT_TIME: Duration = Duration::from_secs(3);
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two measurements of hashrates.
@@ -82,6 +85,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let verifier = Verifier::new(&config.auth.users)?;
     // The hub owns what is done about effects, and that needs the hub.
     let later: Arc<Mutex<Option<Hub<TranslatorEngine>>>> = Arc::default();
+    let (dials, mut wanted) = mpsc::unbounded_channel();
     let on_effect = {
         let (metrics, later) = (metrics.clone(), later.clone());
         move |effect| match effect {
@@ -91,12 +95,18 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
                 let hub = later.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 tokio::spawn(verify(login, verifier.clone(), hub));
             }
+            // One at a time: the engine waits for what becomes of it.
+            Effect::Dial(dial) => drop(dials.send(dial)),
         }
     };
     // Ends last: connections are closed by the tokens of their listeners and of the dialer.
     let end = CancellationToken::new();
     let _end = end.clone().drop_guard();
-    let engine = TranslatorEngine::new(&config, metrics.clone());
+    let mut entropy = [0; 8];
+    // Without it translators merely come all at once.
+    let _ = getrandom::fill(&mut entropy);
+    let entropy = u64::from_ne_bytes(entropy);
+    let engine = TranslatorEngine::new(&config, metrics.clone(), Now::read(), entropy);
     let options = HubOptions { cancel: end, ..HubOptions::default() };
     let hub = Hub::new(engine, on_effect, transport, options);
     *later.lock().unwrap_or_else(PoisonError::into_inner) = Some(hub.clone());
@@ -129,7 +139,12 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     for upstream in config.upstream.iter().filter(|upstream| upstream.url.authority.is_none()) {
         tracing::warn!(url = %upstream.url, "no authority key: anybody could answer in its place");
     }
-    tasks.spawn(keep_upstream(&hub, &cx));
+    let (dialler, stop) = (hub.clone(), cx.shutdown.clone());
+    tasks.spawn(async move {
+        while let Some(Some(wanted)) = stop.run_until_cancelled(wanted.recv()).await {
+            let _ = stop.run_until_cancelled(dial(&dialler, wanted)).await;
+        }
+    });
     tasks.spawn(watch(hub.clone(), metrics, config.miners.worker_metrics, cx.clone()));
 
     let failed = hub.failed();
@@ -139,6 +154,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     };
     *later.lock().unwrap_or_else(PoisonError::into_inner) = None;
     ended?;
+    let _ = hub.try_with(|engine, _, out| engine.close_upstreams(out));
     while let Some(joined) = tasks.join_next().await {
         joined?;
     }
@@ -153,35 +169,18 @@ async fn verify(login: Login, verifier: Verifier, hub: Option<Hub<TranslatorEngi
     }
 }
 
-fn keep_upstream(
-    hub: &Hub<TranslatorEngine>,
-    cx: &Context,
-) -> impl Future<Output = ()> + Send + use<> {
+/// Connects where the engine wants it, one attempt after the other.
+async fn dial(hub: &Hub<TranslatorEngine>, dial: Dial) {
     let connection = ConnectionLimits {
         max_payload: MAX_PAYLOAD,
         spill_bytes: UPSTREAM_SPILL,
         ..ConnectionLimits::default()
     };
-    let options = DialOptions { connection, ..DialOptions::default() };
-    let (targets, told) = (hub.clone(), hub.clone());
-    let mut last = None;
-    hub.keep_dialed(
-        Link::Upstream,
-        Protocol::Noise,
-        // Where the engine has failed, the hub ends the dialling.
-        move || {
-            let target = targets.try_with(|engine, _, _| engine.next_target()).ok();
-            last = target.or(last.take());
-            last.clone().expect("asked for the first time right after the engine began")
-        },
-        options,
-        cx.shutdown.clone(),
-        move |state| {
-            if let DialState::Waiting { reason, .. } = state {
-                let _ = told.try_with(|engine, _, _| engine.unreachable(reason));
-            }
-        },
-    )
+    let options = DialOptions { connection, connect_time: CONNECT_TIME, ..DialOptions::default() };
+    let Dial { id, target } = dial;
+    if let Err(error) = hub.dial_noise(Link::Upstream(id), target, options).await {
+        let _ = hub.try_with(|engine, now, _| engine.dial_failed(id, &error.to_string(), now));
+    }
 }
 
 /// Says what the translator waits for, and once a minute how it does.

@@ -4,16 +4,22 @@
 //! gets an extended channel upstream. Its `extranonce1` is the translator's own, and the upstream's prefix is hidden in
 //! `coinb1` of every job: whatever becomes of the upstream, all a miner sees of it is a clean job.
 
+mod acks;
+mod aggregate;
 mod channel;
 mod conduct;
 mod connection;
 mod job;
+mod list;
 mod login;
 mod miner;
+mod opening;
+mod payout;
 mod rate;
 mod session;
 mod share;
 mod status;
+mod switching;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -21,26 +27,41 @@ mod wishes;
 mod work;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use adit_mining::ExtranonceAllocator;
-use adit_transport::{DialTarget, Engine, Event, Now, Outbox, PeerId};
+use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
-use crate::config::{AuthMode, Config, FirmwareTable, Suggested};
-use crate::metrics::{Metrics, Onward};
+use crate::config::{AuthMode, Channels, Config, Failover, FirmwareTable, Suggested};
+use crate::metrics::Metrics;
 
+use acks::Acknowledgements;
+use aggregate::{Aggregate, fan_out};
+use list::Upstreams;
+pub use list::{Dial, DialId};
 pub use login::Login;
 use miner::{Miner, Opening};
 use session::Next;
-use upstream::Upstream;
+use upstream::{Retiring, Upstream};
 
 /// What a connection is for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 pub enum Link {
     /// A miner that speaks Stratum V1, on the listener of this place in the configuration.
     Miner(u8),
-    /// The upstream, of which there is one at a time.
-    Upstream,
+    /// An upstream, by the attempt to connect to it.
+    Upstream(DialId),
+}
+
+impl fmt::Debug for Link {
+    // A label in metrics: of few words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Miner(listener) => write!(f, "Miner({listener})"),
+            Self::Upstream(_) => f.write_str("Upstream"),
+        }
+    }
 }
 
 /// What the engine asks of its driver besides bytes.
@@ -50,6 +71,8 @@ pub enum Effect {
     FannedOut(Instant),
     /// Verify this, and say so by [`TranslatorEngine::verified`].
     Verify(Login),
+    /// Connect to an upstream.
+    Dial(Dial),
 }
 
 /// Bytes of `extranonce1`: 2^32 - 1 miners.
@@ -63,7 +86,13 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct TranslatorEngine {
     miners: BTreeMap<PeerId, Miner>,
+    upstreams: Upstreams,
+    /// The one that is worked for.
     upstream: Upstream,
+    /// A better one, that must show that it is well.
+    candidate: Option<Upstream>,
+    /// One that was left.
+    retiring: Option<Retiring>,
     core: Core,
     next_scan: Option<Instant>,
 }
@@ -83,6 +112,14 @@ struct Core {
     upstream: Option<PeerId>,
     /// The upstream allows no version rolling.
     fixed_version: bool,
+    /// Each share names its worker (extension 0x0002).
+    worker_names: bool,
+    /// Shares that the upstream has not answered.
+    acks: Acknowledgements,
+    /// The same of the one that was left.
+    late_acks: Acknowledgements,
+    /// The channel of all miners, once there is work on it. It stays when its connection goes.
+    aggregate: Option<Aggregate>,
     /// Seconds that the upstream allows between a job's `min_ntime` and a share's nTime.
     max_ntime_ahead: u32,
     /// The newest previous hash and when it came.
@@ -100,6 +137,9 @@ struct Core {
 
 #[derive(Clone, Debug)]
 struct Settings {
+    channels: Channels,
+    failover: Failover,
+    vardiff: bool,
     version_mask: u32,
     extranonce2_size: u8,
     anonymous_user: Box<str>,
@@ -122,13 +162,17 @@ struct Listener {
 }
 
 impl TranslatorEngine {
-    /// A translator without connections.
+    /// A translator without connections. `entropy` spreads its attempts to connect.
     ///
     /// # Panics
     /// If the configuration has no upstream; [`Config::check`] refuses that.
-    pub fn new(config: &Config, metrics: Metrics) -> Self {
+    pub fn new(config: &Config, metrics: Metrics, now: Now, entropy: u64) -> Self {
+        let upstreams = Upstreams::new(&config.upstream, entropy);
         let miners = &config.miners;
         let settings = Settings {
+            channels: config.channels,
+            failover: config.failover,
+            vardiff: miners.vardiff,
             version_mask: miners.version_mask,
             extranonce2_size: miners.extranonce2_size,
             anonymous_user: miners.anonymous_user.as_str().into(),
@@ -156,7 +200,10 @@ impl TranslatorEngine {
         }
         Self {
             miners: BTreeMap::new(),
-            upstream: Upstream::new(&config.upstream),
+            upstream: Upstream::down(upstreams.first(), now.instant),
+            upstreams,
+            candidate: None,
+            retiring: None,
             core: Core {
                 extranonce2_size: settings.extranonce2_size,
                 settings,
@@ -166,6 +213,10 @@ impl TranslatorEngine {
                 first_job_id: None,
                 upstream: None,
                 fixed_version: false,
+                worker_names: false,
+                acks: Acknowledgements::default(),
+                late_acks: Acknowledgements::default(),
+                aggregate: None,
                 max_ntime_ahead: 0,
                 newest_tip: None,
                 firmware: FirmwareTable::new(&config.firmware),
@@ -176,16 +227,6 @@ impl TranslatorEngine {
             },
             next_scan: None,
         }
-    }
-
-    /// Where to dial next. A driver asks this before each attempt.
-    pub fn next_target(&mut self) -> DialTarget {
-        self.upstream.next_target()
-    }
-
-    /// A driver's attempt came to nothing, or the connection ended.
-    pub fn unreachable(&mut self, reason: &str) {
-        self.upstream.unreachable(reason);
     }
 
     /// Connections of miners.
@@ -232,7 +273,10 @@ impl TranslatorEngine {
             Next::Introduced => {
                 let Some(miner) = self.miners.get_mut(&peer) else { return };
                 tracing::debug!(%peer, user = miner.user.as_deref(), user_agent = &*miner.user_agent, "miner introduced itself");
-                self.upstream.queue(peer, miner, now.instant);
+                match self.core.settings.channels {
+                    Channels::PerMiner => self.upstream.queue(peer, miner, now.instant),
+                    Channels::Aggregated => miner.join_aggregate(peer, &mut self.core, now, out),
+                }
                 self.open_channels(out);
             }
             Next::Close(reason) => self.close_miner(peer, reason, out),
@@ -252,7 +296,7 @@ impl TranslatorEngine {
             self.upstream.requests.remove(&request_id);
         }
         if let Some(channel) = miner.lose_channel() {
-            self.core.metrics.onward(Onward::Unanswered, channel.unacknowledged);
+            self.core.lose_shares(channel.unacknowledged);
             self.upstream.say_closed(channel.id, "miner-left", out);
             self.upstream.remove_channel(&channel);
             self.core.metrics.channels(self.upstream.channels.len());
@@ -264,7 +308,22 @@ impl TranslatorEngine {
         self.core.metrics.miners(self.miners.len());
     }
 
+    /// What is due for the channel of all: another hashrate for the upstream, a line for miners that heard none for long.
+    fn scan_aggregate(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let introduced = || self.miners.values().filter(|miner| miner.is_introduced());
+        let hash_rate = introduced().map(|miner| miner.assumed_hash_rate(&self.core)).sum();
+        let miners = introduced().count();
+        let keepalive = self.core.settings.keepalive;
+        let Some(all) = &mut self.core.aggregate else { return };
+        all.update(hash_rate, miners, now.instant, out);
+        if all.is_silent(keepalive, now.instant) {
+            all.push_again(false, &mut self.core.last_job_id, now);
+            fan_out(&mut self.miners, &mut self.core, now, out);
+        }
+    }
+
     fn scan_miners(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        let aggregated = self.core.settings.channels == Channels::Aggregated;
         let mut late = Vec::new();
         for (peer, miner) in &mut self.miners {
             if !miner.is_introduced() {
@@ -276,6 +335,10 @@ impl TranslatorEngine {
             }
             if miner.is_idle(*peer, &self.core, now, out) {
                 late.push((*peer, "idle"));
+                continue;
+            }
+            if aggregated {
+                miner.poll_vardiff(*peer, &mut self.core, now, out);
                 continue;
             }
             miner.update_channel(&self.core, now, out);
@@ -306,7 +369,7 @@ impl Engine for TranslatorEngine {
     ) {
         match link {
             Link::Miner(listener) => self.miner_event(peer, listener, event, now, out),
-            Link::Upstream => self.upstream_event(peer, event, now, out),
+            Link::Upstream(dial) => self.upstream_event(peer, dial, event, now, out),
         }
     }
 
@@ -319,6 +382,7 @@ impl Engine for TranslatorEngine {
         if self.next_scan.is_none_or(|due| now.instant >= due) {
             self.next_scan = Some(now.instant + SCAN_INTERVAL);
             self.scan_miners(now, out);
+            self.scan_aggregate(now, out);
         }
     }
 }
@@ -328,6 +392,11 @@ impl Core {
     fn listener(&self, index: u8) -> &Listener {
         // Indices are those of the configuration, which has at least one.
         &self.settings.listeners[usize::from(index).min(self.settings.listeners.len() - 1)]
+    }
+
+    /// What is assumed of a miner of which nothing is known.
+    fn nominal_hash_rate(&self) -> f64 {
+        self.listener(0).nominal_hash_rate
     }
 
     /// Says one line to a miner.

@@ -166,6 +166,8 @@ pub struct Metrics {
     channel_errors: Family<Label, Counter>,
     upstream: Family<[(&'static str, String); 1], Gauge>,
     upstream_faults: Family<Label, Counter>,
+    failovers: Family<Label, Counter>,
+    blocks_lost: Counter,
     fan_out: Histogram,
 }
 
@@ -197,6 +199,8 @@ impl Default for Metrics {
             channel_errors: Family::default(),
             upstream: Family::default(),
             upstream_faults: Family::default(),
+            failovers: Family::default(),
+            blocks_lost: Counter::default(),
             // 0.1 ms to 3.3 s.
             fan_out: Histogram::new(exponential_buckets(1e-4, 2.0, 16)),
         }
@@ -231,6 +235,10 @@ impl Metrics {
         r.register("upstream", "Whether the upstream can be worked for", self.upstream.clone());
         let help = "What upstreams did against the protocol; the connection was dropped for it";
         r.register("upstream_faults", help, self.upstream_faults.clone());
+        let help = "Times that the upstream worked for was lost or left, by why; returned: for a better one";
+        r.register("failovers", help, self.failovers.clone());
+        let help = "Blocks found while nobody was there who could complete them";
+        r.register("blocks_lost", help, self.blocks_lost.clone());
         let help = "From the arrival of a new previous hash to a miner's notify being written";
         r.register_with_unit("notify_fan_out", help, Unit::Seconds, self.fan_out.clone());
     }
@@ -327,6 +335,14 @@ impl Metrics {
 
     pub(crate) fn upstream_fault(&self, reason: &'static str) {
         self.upstream_faults.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(crate) fn failover(&self, reason: &'static str) {
+        self.failovers.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    pub(crate) fn block_lost(&self) {
+        self.blocks_lost.inc();
     }
 
     pub(crate) fn fanned_out(&self, took: Duration) {

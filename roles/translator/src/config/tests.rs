@@ -39,6 +39,8 @@ fn the_example_is_the_default() {
                     .iter()
                     .any(|free| key.starts_with(free) && (of_listener || *free == "listen ="))
         };
+        // An address of whoever it is.
+        let free = |key: &&str| free(key) || key.starts_with("verify_payout =");
         said += key.filter(|key| !free(key)).unwrap_or(line);
         said += "\n";
     }
@@ -56,7 +58,8 @@ fn what_the_lab_writes() {
     .unwrap();
     config.check().unwrap();
     assert!(config.upstream[0].url.authority.is_some());
-    assert_eq!(config.upstream[0].identity("a.b"), "a.b");
+    let ip = "10.0.0.1".parse().unwrap();
+    assert_eq!(config.upstream[0].identity("a.b", ip), "a.b");
     assert_eq!(config.miners.nominal_hash_rate, 20_000.0);
 }
 
@@ -66,6 +69,12 @@ fn what_cannot_work_is_refused_by_name() {
         ("user_identity = \"{who}\"", "upstream[0].user_identity"),
         ("user_identity = \"\"", "upstream[0].user_identity"),
         ("user_identity = \"{user}{user}\"", "upstream[0].user_identity"),
+        ("user_identity = \"{user}.{worker}\"", "upstream[0].user_identity"),
+        ("verify_payout = \"nobody\"", "upstream[0].verify_payout"),
+        ("verify_payout_percent = 101.0", "upstream[0].verify_payout_percent"),
+        ("[failover]\nreturn_after_seconds = 0", "failover.return_after_seconds"),
+        ("[failover]\nsilence_seconds = 1", "failover.silence_seconds"),
+        ("[failover]\nacknowledge_seconds = 1", "failover.acknowledge_seconds"),
         ("max_ntime_ahead_seconds = 7201", "upstream[0].max_ntime_ahead_seconds"),
         ("[[upstream]]\nurl = \"stratum2+tcp://127.0.0.1:34254\"", "upstream[1].url: given twice"),
         ("[[upstream]]\nurl = \"http://x\"", "upstream[1].url"),
@@ -157,4 +166,36 @@ fn the_operators_page_names_every_key() {
             assert!(named, "{key} is not on docs/roles/translator.md");
         }
     }
+}
+
+#[test]
+fn names_of_miners_at_an_upstream() {
+    let ip = "::ffff:10.0.0.1".parse().unwrap();
+    let name = |template: &str, user: &str| {
+        let config = parse(&format!("{UPSTREAM}user_identity = \"{template}\"")).unwrap();
+        config.check().unwrap();
+        config.upstream[0].identity(user, ip)
+    };
+    assert_eq!(name("{user}", "farm.rig.7"), "farm.rig.7");
+    assert_eq!(name("acc.{worker}", "farm.rig.7"), "acc.rig.7");
+    assert_eq!(name("{account}-x.{worker}", "farm.rig"), "farm-x.rig");
+    assert_eq!(name("acc.{worker}", "solo"), "acc.");
+    assert_eq!(name("acc.{ip}", "farm.rig"), "acc.10.0.0.1");
+    // What a miner calls itself is no template.
+    assert_eq!(name("{account}.{worker}", "{worker}.{ip}"), "{worker}.{ip}");
+    assert_eq!(name("all", "farm.rig"), "all");
+}
+
+#[test]
+fn an_aggregated_channel_has_one_name() {
+    let aggregated = |template: &str| {
+        let text = format!("channels = \"aggregated\"\n{UPSTREAM}user_identity = \"{template}\"");
+        parse(&text).unwrap().check().map_err(|error| error.to_string())
+    };
+    assert_eq!(aggregated("farm.all"), Ok(()));
+    for template in ["{user}", "farm.{worker}", "{ip}"] {
+        let error = aggregated(template).unwrap_err();
+        assert!(error.starts_with("upstream[0].user_identity"), "{error}");
+    }
+    assert!(parse("channels = \"both\"").is_err());
 }

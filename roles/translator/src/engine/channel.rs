@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use adit_mining::{Extranonce, Job, Target, Tip};
 use adit_sv2::messages::mining::OpenExtendedMiningChannelSuccess;
+use adit_transport::PeerId;
 
 /// Future jobs that are kept for a channel or a group; the oldest makes room. Against upstreams that send no
 /// `SetNewPrevHash`.
@@ -66,6 +67,8 @@ pub(super) fn keep_future(futures: &mut Vec<FutureJob>, future: FutureJob) {
 /// A channel that is open.
 #[derive(Debug)]
 pub(super) struct Channel {
+    /// The connection that it is on.
+    pub(super) via: PeerId,
     pub(super) id: u32,
     pub(super) group: u32,
     /// For jobs to come.
@@ -82,13 +85,17 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(opened: &OpenExtendedMiningChannelSuccess<'_>) -> Result<Self, Violation> {
+    pub(super) fn new(
+        opened: &OpenExtendedMiningChannelSuccess<'_>,
+        via: PeerId,
+    ) -> Result<Self, Violation> {
         let prefix = Extranonce::from(opened.extranonce_prefix);
         let size = usize::from(opened.extranonce_size);
         if prefix.len() + size > MAX_FULL_EXTRANONCE || size > 32 {
             return Err(Violation("extranonce-too-long"));
         }
         Ok(Self {
+            via,
             id: opened.channel_id,
             group: opened.group_channel_id,
             prefix,

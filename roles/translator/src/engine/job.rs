@@ -9,7 +9,7 @@ use adit_sv1::server::write::{self, Notify};
 use super::channel::Work;
 
 /// Jobs of a miner that it may still send shares for; the oldest makes room. At a job every 30 seconds, 8 minutes.
-const MAX_JOBS: usize = 16;
+pub(super) const MAX_JOBS: usize = 16;
 
 /// Shares of one miner on one tip above which further ones are refused: 16 bytes each, paid for with work.
 const MAX_SHARES: usize = 1 << 20;
@@ -24,8 +24,6 @@ pub(super) struct V1Job {
     pub(super) work: Arc<Work>,
     /// What the miner was told to meet: at most one unit of difficulty easier than the upstream's target.
     pub(super) announced: Target,
-    /// Hashes that a share stands for.
-    pub(super) hashes: f64,
     /// Header time that it was told.
     pub(super) ntime: u32,
     /// Whether a share of it can be sent upstream: not once its channel is gone.
@@ -47,12 +45,7 @@ impl V1Jobs {
         if replace {
             self.jobs.clear();
         }
-        let prev_hash = job.work.tip.prev_hash;
-        if prev_hash != self.seen_on {
-            // The first shares allocate: most connections of a large farm find few on one tip.
-            self.seen = SeenShares::default();
-            self.seen_on = prev_hash;
-        }
+        self.seen_from(&job.work.tip.prev_hash);
         if self.jobs.len() == MAX_JOBS {
             self.jobs.remove(0);
         }
@@ -77,9 +70,18 @@ impl V1Jobs {
         self.jobs.iter_mut().for_each(|job| job.live = false);
     }
 
-    /// Remembers an accepted share.
-    pub(super) fn see(&mut self, hash: &BlockHash) -> Seen {
+    /// Remembers a share that is accepted on this tip.
+    pub(super) fn see(&mut self, hash: &BlockHash, prev_hash: &[u8; 32]) -> Seen {
+        self.seen_from(prev_hash);
         self.seen.insert(hash, MAX_SHARES)
+    }
+
+    fn seen_from(&mut self, prev_hash: &[u8; 32]) {
+        if *prev_hash != self.seen_on {
+            // The first shares allocate: most connections of a large farm find few on one tip.
+            self.seen = SeenShares::default();
+            self.seen_on = *prev_hash;
+        }
     }
 }
 

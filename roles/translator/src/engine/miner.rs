@@ -8,6 +8,7 @@ use adit_mining::{Extranonce, Target};
 use adit_sv1::server::write;
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::aggregate::Share;
 use super::channel::{Channel, Work};
 use super::conduct::Conduct;
 use super::job::{V1Job, V1Jobs, write_notify};
@@ -15,6 +16,7 @@ use super::login::{Held, too_long};
 use super::rate::HashRate;
 use super::wishes::{Told, Wishes};
 use super::{Core, EXTRANONCE1_SIZE, Effect};
+use crate::config::Channels;
 use crate::metrics::Reject;
 
 /// How often it is logged that coinbases are too long for some miners.
@@ -53,6 +55,10 @@ pub(super) struct Miner {
     pub(super) opening: Opening,
     pub(super) failed_opens: u8,
     pub(super) channel: Option<Box<Channel>>,
+    /// Its channel of an upstream that was left, until there is other work.
+    pub(super) leaving: Option<Box<Channel>>,
+    /// Where all miners share a channel.
+    pub(super) aggregated: Share,
     pub(super) jobs: V1Jobs,
     pub(super) stats: Stats,
 }
@@ -107,6 +113,8 @@ impl Miner {
             opening: Opening::Idle,
             failed_opens: 0,
             channel: None,
+            leaving: None,
+            aggregated: Share::default(),
             jobs: V1Jobs::default(),
             stats: Stats {
                 accepted: 0,
@@ -145,8 +153,25 @@ impl Miner {
     pub(super) fn lose_channel(&mut self) -> Option<Box<Channel>> {
         self.opening = Opening::Idle;
         self.forget_told();
-        self.jobs.orphan();
+        if self.leaving.is_none() {
+            self.jobs.orphan();
+        }
         self.channel.take()
+    }
+
+    /// The upstream is left: the channel counts until there is work on another.
+    pub(super) fn leave_channel(&mut self) {
+        self.opening = Opening::Idle;
+        self.forget_told();
+        self.end_leaving();
+        self.leaving = self.channel.take();
+    }
+
+    /// The connection that was left is gone.
+    pub(super) fn end_leaving(&mut self) {
+        if self.leaving.take().is_some() {
+            self.jobs.orphan();
+        }
     }
 
     /// It said what it is.
@@ -167,6 +192,9 @@ impl Miner {
         out: &mut Outbox<Effect>,
     ) {
         let live = self.channel.is_some();
+        // From here on what it had is of no use, though its channel may still be there.
+        let void_others = void_others || self.leaving.take().is_some();
+        self.leaving = None;
         self.give(peer, work, live, void_others, core, now, out);
     }
 
@@ -200,6 +228,9 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
+        if core.settings.channels == Channels::Aggregated {
+            return self.take_again(peer, void_others, core, now, out);
+        }
         if let Some(job) = self.jobs.newest() {
             // Work of a channel that is gone does not come to life with the next channel.
             let (work, live) = (job.work.clone(), job.live);
@@ -241,14 +272,7 @@ impl Miner {
             true => self.mask,
             false => 0,
         };
-        let job = V1Job {
-            id: core.next_job_id(),
-            announced,
-            hashes: announced.expected_hashes() as f64,
-            ntime,
-            live,
-            work,
-        };
+        let job = V1Job { id: core.next_job_id(), announced, ntime, live, work };
         let own = self.own_extranonce_size();
         out.say(peer, |lines| {
             if self.told_mask != allowed {
@@ -270,7 +294,7 @@ impl Miner {
 
     /// Whether its firmware takes a coinbase of this length. If not it is refused rather than given something that it cuts:
     /// whatever it found would be worth nothing.
-    fn takes_coinbase(
+    pub(super) fn takes_coinbase(
         &self,
         peer: PeerId,
         work: &Work,
@@ -302,7 +326,7 @@ impl Miner {
 
 /// A difficulty that misses a whole number by no more than the error of the division it comes from: as the difficulty is
 /// rounded down, 2 would become 1 and the miner would send twice as many shares as the upstream takes.
-fn nearly_whole(difficulty: f64) -> f64 {
+pub(super) fn nearly_whole(difficulty: f64) -> f64 {
     const ERROR: f64 = 1e-12;
     let whole = difficulty.round();
     if (difficulty - whole).abs() <= whole * ERROR { whole } else { difficulty }

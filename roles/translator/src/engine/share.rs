@@ -10,8 +10,10 @@ use adit_sv1::server::{Submit, merge_version, write};
 use adit_sv1::{Id, Repairs};
 use adit_sv2::codec::B032;
 use adit_sv2::messages::mining::SubmitSharesExtended;
+use adit_sv2::tlv::Tlv;
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::aggregate::worker_name;
 use super::job::{V1Job, parse_job_id};
 use super::miner::Miner;
 use super::session::Next;
@@ -48,20 +50,26 @@ impl Miner {
             Err(reject) => return self.reject(peer, id, reject, core, now, out),
         };
         // First what must not be late.
-        self.send_upstream(&judged, core, out);
+        self.send_upstream(&judged, core, now, out);
         if judged.is_block {
             core.metrics.block();
             let (user, hash) = (self.user.as_deref().unwrap_or_default(), judged.hash);
             if judged.job.live {
                 tracing::info!(%peer, user, %hash, "block found and sent upstream");
             } else {
-                tracing::error!(%peer, user, %hash, "block found on the work of an upstream that is gone: lost");
+                // Its job and prefix were known to that connection alone, and the transactions are the upstream's.
+                core.metrics.block_lost();
+                tracing::error!(%peer, user, %hash, "block lost: found on the work of an upstream that is gone. It cannot be sent later: the next connection has other jobs and another extranonce prefix");
             }
         }
         core.metrics.accepted();
         self.stats.accepted += 1;
         self.stats.last_share = Some(now.instant);
-        self.stats.hash_rate.add(judged.job.hashes, now.instant);
+        let work = judged.job.announced.expected_hashes();
+        self.stats.hash_rate.add(work as f64, now.instant);
+        if let Some(vardiff) = &mut self.aggregated.vardiff {
+            vardiff.on_share(work);
+        }
         self.stats.best = self.stats.best.max(Target::from_le_bytes(judged.hash.0).difficulty());
         self.behaves();
         if let Some(id) = id {
@@ -104,7 +112,13 @@ impl Miner {
             return Err(Reject::Unauthorized);
         }
         let id = parse_job_id(&share.job_id).ok_or(Reject::UnknownJob)?;
-        let Some(job) = self.jobs.get(id).cloned() else {
+        let known = match &core.aggregate {
+            Some(all) => {
+                all.job(id).map(|job| V1Job { announced: self.told_for(job, id), ..job.clone() })
+            }
+            None => self.jobs.get(id).cloned(),
+        };
+        let Some(job) = known else {
             return Err(if core.was_job_id(id) { Reject::StaleJob } else { Reject::UnknownJob });
         };
         let work = &*job.work;
@@ -142,37 +156,53 @@ impl Miner {
                 return Err(Reject::LowDifficulty);
             }
         }
-        match self.jobs.see(hash) {
+        match self.jobs.see(hash, &job.work.tip.prev_hash) {
             Seen::Before => Err(Reject::Duplicate),
             Seen::Full if !judged.is_block => Err(Reject::TooMany),
             Seen::New | Seen::Full => Ok(judged),
         }
     }
 
-    fn send_upstream(&mut self, judged: &Judged, core: &Core, out: &mut Outbox<Effect>) {
+    fn send_upstream(
+        &mut self,
+        judged: &Judged,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
         let work = &*judged.job.work;
-        let (Some(channel), Some(upstream), true) =
-            (&mut self.channel, core.upstream, judged.job.live)
-        else {
+        let channel = match &mut core.aggregate {
+            Some(all) => Some(&mut all.channel),
+            // As long as it has no other work, that of the channel which it leaves counts.
+            None => self.leaving.as_deref_mut().or(self.channel.as_deref_mut()),
+        };
+        let Some(channel) = channel.filter(|_| judged.job.live) else {
             return core.metrics.onward(Onward::NoUpstream, 1);
         };
         if !work.target.is_met_by(&judged.hash) && !judged.is_block {
             return core.metrics.onward(Onward::BelowTarget, 1);
         }
         let extranonce = B032::new(&judged.extranonce[..judged.extranonce_size]);
-        out.send(
-            upstream,
-            &SubmitSharesExtended {
-                channel_id: channel.id,
-                sequence_number: channel.next_sequence_number(),
-                job_id: work.job_id,
-                nonce: judged.nonce,
-                ntime: judged.ntime,
-                version: judged.version,
-                extranonce: extranonce.expect("a part of 32 bytes"),
-            },
-        );
+        let message = SubmitSharesExtended {
+            channel_id: channel.id,
+            sequence_number: channel.next_sequence_number(),
+            job_id: work.job_id,
+            nonce: judged.nonce,
+            ntime: judged.ntime,
+            version: judged.version,
+            extranonce: extranonce.expect("a part of 32 bytes"),
+        };
         channel.unacknowledged += 1;
+        let name = self.user.as_deref().map(worker_name).filter(|_| core.worker_names);
+        match name.and_then(|name| Tlv::user_identity(name.as_bytes()).ok()) {
+            Some(name) => out.send_tlv(channel.via, &message, &[name]),
+            None => out.send(channel.via, &message),
+        }
+        let acks = match core.upstream == Some(channel.via) {
+            true => &mut core.acks,
+            false => &mut core.late_acks,
+        };
+        acks.sent(now.instant);
         core.metrics.onward(Onward::Sent, 1);
     }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use adit_transport::Now;
 use serde_json::{Value, json};
 
+use super::channel::Channel;
 use super::miner::{Miner, Opening};
-use super::upstream::Stage;
+use super::upstream::{Stage, Upstream};
 use super::{Core, TranslatorEngine};
-use crate::config::AuthMode;
+use crate::config::{AuthMode, Channels};
 use crate::metrics::Reject;
 
 /// Miners that are listed; all are counted.
@@ -19,7 +20,16 @@ impl TranslatorEngine {
     pub fn readiness(&self) -> Result<(), String> {
         match self.upstream.stage {
             Stage::Ready { .. } => Ok(()),
-            _ => Err(format!("{}: {}", self.upstream.dialled, self.upstream.reason())),
+            Stage::SettingUp { .. } => {
+                Err(format!("{}: no answer to SetupConnection yet", self.upstream.target))
+            }
+            Stage::Negotiating { .. } => {
+                Err(format!("{}: no answer about extensions yet", self.upstream.target))
+            }
+            Stage::Down => {
+                let (target, reason) = self.upstreams.last();
+                Err(format!("{target}: {reason}"))
+            }
         }
     }
 
@@ -49,16 +59,34 @@ impl TranslatorEngine {
         let hash_rate = |miner: &Miner| miner.stats.hash_rate.get(now.instant);
         json!({
             "upstream": {
-                "address": self.upstream.dialled.to_string(),
-                "state": match self.upstream.stage {
-                    Stage::Down => "down",
-                    Stage::SettingUp { .. } => "setting-up",
-                    Stage::Ready { .. } => "ready",
-                },
+                "address": self.upstream.target.to_string(),
+                "state": state(&self.upstream),
                 "reason": self.readiness().err(),
-                "user_identity": self.upstream.current().config.user_identity,
-                "channels": self.upstream.channels.len(),
+                "user_identity": self.upstreams.get(self.upstream.index).config.user_identity,
+                "channels": match self.core.settings.channels {
+                    Channels::PerMiner => self.upstream.channels.len(),
+                    Channels::Aggregated => self.core.aggregate.iter().filter(|all| all.live).count(),
+                },
+                "worker_names": self.core.worker_names,
+                "unanswered_shares": self.core.acks.outstanding(),
             },
+            "upstreams": self.upstreams.iter().enumerate().map(|(index, (config, reason))| {
+                let is = |upstream: &Upstream| upstream.stage != Stage::Down && upstream.index == index;
+                json!({
+                    "url": config.url.to_string(),
+                    "state": match &self.candidate {
+                        _ if is(&self.upstream) => state(&self.upstream),
+                        Some(candidate) if is(candidate) => "candidate",
+                        _ => "waiting",
+                    },
+                    "reason": Some(reason).filter(|reason| !reason.is_empty() && !is(&self.upstream)),
+                })
+            }).collect::<Vec<_>>(),
+            "channels": match self.core.settings.channels {
+                Channels::PerMiner => "per-miner",
+                Channels::Aggregated => "aggregated",
+            },
+            "aggregate": self.core.aggregate.as_ref().map(|all| channel_status(&all.channel)),
             "shares": self.core.metrics.totals(),
             "miners_total": self.miners.len(),
             "hashrate": self.miners.values().map(hash_rate).sum::<f64>(),
@@ -92,14 +120,7 @@ impl Miner {
             "extranonce1": self.extranonce1.map(|bytes| bytes.to_string()),
             "extranonce2_size": self.extranonce2_size,
             "version_mask": format!("{:08x}", self.mask),
-            "channel": self.channel.as_ref().map(|channel| json!({
-                "id": channel.id,
-                "group_channel_id": channel.group,
-                "extranonce_prefix": channel.prefix.to_string(),
-                "extranonce_size": channel.size,
-                "difficulty": channel.target.difficulty(),
-                "unacknowledged": channel.unacknowledged,
-            })),
+            "channel": self.channel.as_deref().map(channel_status),
             "waiting_for_channel": self.channel.is_none() && self.opening != Opening::Idle,
             "difficulty": self.difficulty,
             "hashrate": self.stats.hash_rate.get(now.instant),
@@ -112,4 +133,23 @@ impl Miner {
             "last_share_seconds": self.stats.last_share.map(age),
         })
     }
+}
+
+fn state(upstream: &Upstream) -> &'static str {
+    match upstream.stage {
+        Stage::Down => "down",
+        Stage::SettingUp { .. } | Stage::Negotiating { .. } => "setting-up",
+        Stage::Ready { .. } => "ready",
+    }
+}
+
+fn channel_status(channel: &Channel) -> Value {
+    json!({
+        "id": channel.id,
+        "group_channel_id": channel.group,
+        "extranonce_prefix": channel.prefix.to_string(),
+        "extranonce_size": channel.size,
+        "difficulty": channel.target.difficulty(),
+        "unacknowledged": channel.unacknowledged,
+    })
 }

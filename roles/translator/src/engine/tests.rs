@@ -1,7 +1,9 @@
 //! The engine as lists of lines and frames, on simulated time.
 
+mod aggregated;
 mod conduct;
 mod dialect;
+mod failover;
 mod hello;
 mod login;
 mod random;
@@ -52,6 +54,9 @@ const NTIME: u32 = 1_700_000_000;
 struct Net {
     engine: TranslatorEngine,
     out: Outbox<Effect>,
+    effects: Vec<Effect>,
+    /// By which attempt a connection to an upstream was made.
+    dials: HashMap<PeerId, DialId>,
     now: Now,
     lines: HashMap<PeerId, Vec<String>>,
     /// What the upstream was sent: header and payload.
@@ -69,17 +74,23 @@ impl Net {
 
     /// With `more` of the configuration, and more of its `[miners]`.
     fn with_miners(more: &str, miners: &str) -> Self {
-        let text = format!(
+        Self::of(&format!(
             "[[upstream]]\nurl = \"stratum2+tcp://pool.example:34254\"\n{more}\n\
              [miners]\nnominal_hash_rate = 1e6\n{miners}"
-        );
-        let config: Config = parse_config(&text, Path::new("/nowhere")).unwrap();
+        ))
+    }
+
+    /// With a whole configuration.
+    fn of(text: &str) -> Self {
+        let config: Config = parse_config(text, Path::new("/nowhere")).unwrap();
         config.check().unwrap();
-        let unix_ms = u64::from(NTIME) * 1_000;
+        let now = Now { instant: Instant::now(), unix_ms: u64::from(NTIME) * 1_000 };
         Self {
-            engine: TranslatorEngine::new(&config, Metrics::default()),
+            engine: TranslatorEngine::new(&config, Metrics::default(), now, 7),
             out: Outbox::default(),
-            now: Now { instant: Instant::now(), unix_ms },
+            now,
+            effects: Vec::new(),
+            dials: HashMap::new(),
             lines: HashMap::new(),
             frames: Vec::new(),
             closed: Vec::new(),
@@ -104,15 +115,51 @@ impl Net {
         net
     }
 
+    /// The next attempt to connect is made and succeeds, up to the answer to `SetupConnection`.
     fn connect(&mut self) {
-        self.engine.next_target();
-        self.upstream = PeerId(self.upstream.0 + 1);
-        let remote = "10.0.0.1:34254".parse().unwrap();
-        self.event(self.upstream, Link::Upstream, Event::Opened { remote });
-        let [(header, _)] = self.frames[..] else { panic!("not one SetupConnection") };
-        assert_eq!(header.msg_type, 0);
-        self.frames.clear();
+        self.reach();
         self.say(&SetupConnectionSuccess { used_version: 2, flags: 0 });
+    }
+
+    /// The next attempt to connect is made and succeeds: where.
+    fn reach(&mut self) -> Dial {
+        let dial = self.dial();
+        self.upstream = PeerId(self.upstream.0 + 1);
+        self.dials.insert(self.upstream, dial.id);
+        let remote = "10.0.0.1:34254".parse().unwrap();
+        self.upstream_event(Event::Opened { remote });
+        let (header, _) = self.frames.pop().expect("a SetupConnection");
+        assert_eq!(header.msg_type, 0);
+        dial
+    }
+
+    /// Something happens on the connection that was made last, or that `upstream` was set to.
+    fn upstream_event(&mut self, event: Event<'_>) {
+        let dial = self.dials.get(&self.upstream).copied().unwrap_or(DialId(0));
+        let link = Link::Upstream(dial);
+        self.event(self.upstream, link, event);
+    }
+
+    /// Waits for the next attempt to connect.
+    fn dial(&mut self) -> Dial {
+        for _ in 0..1_000 {
+            let is_dial = |effect: &Effect| matches!(effect, Effect::Dial(_));
+            if let Some(place) = self.effects.iter().position(is_dial) {
+                let Effect::Dial(dial) = self.effects.remove(place) else { unreachable!() };
+                return dial;
+            }
+            self.now = self.now.later(Duration::from_millis(100));
+            self.engine.tick(self.now, &mut self.out);
+            self.drain();
+        }
+        panic!("nobody is dialled");
+    }
+
+    /// The next attempt to connect is made and comes to nothing: where.
+    fn fail_dial(&mut self) -> Dial {
+        let dial = self.dial();
+        self.engine.dial_failed(dial.id, "cannot connect", self.now);
+        dial
     }
 
     fn event(&mut self, peer: PeerId, link: Link, event: Event<'_>) {
@@ -131,6 +178,7 @@ impl Net {
     }
 
     fn drain(&mut self) {
+        self.effects.extend(self.out.take_effects());
         let Self { out, lines, frames, closed, .. } = self;
         out.deliver(|delivery| match delivery {
             Delivery::Bytes(peer, bytes) if peer.0 > UPSTREAM.0 => {
@@ -212,7 +260,7 @@ impl Net {
         let mut frame = Vec::new();
         encode_frame(message, &mut frame);
         let (header, payload) = frame.split_first_chunk().unwrap();
-        self.event(self.upstream, Link::Upstream, Event::Frame(Header::parse(header), payload));
+        self.upstream_event(Event::Frame(Header::parse(header), payload));
     }
 
     /// What the upstream was sent since it was last asked.
@@ -281,8 +329,7 @@ impl Net {
 
     /// The connection to the upstream ends.
     fn lose(&mut self) {
-        self.event(self.upstream, Link::Upstream, Event::Closed("gone"));
-        self.engine.unreachable("closed by the peer");
+        self.upstream_event(Event::Closed("closed by the peer"));
         self.frames.clear();
     }
 

@@ -1,4 +1,4 @@
-//! The list of upstreams, and what is known of the connection to one of them.
+//! What is known of the connection to an upstream.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,47 +10,49 @@ use adit_sv2::messages::mining::{CloseChannel, NewExtendedMiningJob, SetNewPrevH
 use adit_transport::{DialTarget, Outbox, PeerId};
 
 use super::Effect;
+use super::aggregate::Aggregate;
 use super::channel::{Channel, FutureJob, Violation, keep_future};
 use super::miner::{Miner, Opening};
-use crate::config;
+use super::payout::Verify;
 
 /// Jobs that are looked through for one that another channel was sent already.
 const SHARED_JOBS: usize = 4;
 
-/// The upstreams, of which one at a time is worked for.
+/// One connection to an upstream, or the place of one that is not there.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    /// At least one.
-    configured: Vec<Configured>,
-    /// The one that is dialled or connected.
-    index: usize,
-    /// Whether that one is to be tried again, rather than the next.
-    again: bool,
-    /// Where it asked us to connect, once.
-    redirect: Option<DialTarget>,
-    pub(super) dialled: DialTarget,
+    /// Which of the list.
+    pub(super) index: usize,
+    /// Where it was dialled.
+    pub(super) target: DialTarget,
     pub(super) stage: Stage,
-    /// Why there is no upstream, for people.
-    reason: String,
-    /// Whether `reason` says more than how the connection ended.
-    explained: bool,
+    /// When it last said something.
+    pub(super) heard: Instant,
+    /// Since when channels could be opened.
+    pub(super) ready: Instant,
+    /// Since when one was open.
+    pub(super) opened: Instant,
+    /// It gave work at least once; for the channel of all, since when.
+    pub(super) works_since: Option<Instant>,
+    /// It has refused channels, and opened none since.
+    pub(super) refuses_since: Option<Instant>,
+    /// It allows no version rolling.
+    pub(super) fixed_version: bool,
+    /// Each share names its worker (extension 0x0002).
+    pub(super) worker_names: bool,
     /// Channel id to miner.
     pub(super) channels: HashMap<u32, PeerId>,
     groups: HashMap<u32, Group>,
     /// Requests for channels that are not answered yet, by id.
     pub(super) requests: HashMap<u32, PeerId>,
+    /// The request for the channel of all.
+    pub(super) request_of_all: Option<u32>,
+    /// The channel of all, before it has work, or as long as another upstream is worked for.
+    pub(super) of_all: Option<Aggregate>,
     next_request_id: u32,
     pub(super) waiting: VecDeque<PeerId>,
     shared: VecDeque<SharedJob>,
     tip: Option<Arc<Tip>>,
-}
-
-/// One upstream of the list.
-#[derive(Debug)]
-pub(super) struct Configured {
-    pub(super) config: config::Upstream,
-    /// It has shown that it has room for a small `extranonce2` only.
-    pub(super) small: bool,
 }
 
 /// How far the connection is.
@@ -60,6 +62,8 @@ pub(super) enum Stage {
     Down,
     /// `SetupConnection` is not answered yet.
     SettingUp { peer: PeerId, since: Instant },
+    /// `RequestExtensions` is not answered yet.
+    Negotiating { peer: PeerId, since: Instant },
     /// Channels can be opened.
     Ready { peer: PeerId },
 }
@@ -68,9 +72,18 @@ impl Stage {
     pub(super) fn peer(self) -> Option<PeerId> {
         match self {
             Self::Down => None,
-            Self::SettingUp { peer, .. } | Self::Ready { peer } => Some(peer),
+            Self::SettingUp { peer, .. }
+            | Self::Negotiating { peer, .. }
+            | Self::Ready { peer } => Some(peer),
         }
     }
+}
+
+/// A connection that was left for another, and is kept until what is on its way has come.
+#[derive(Debug)]
+pub(super) struct Retiring {
+    pub(super) peer: PeerId,
+    pub(super) since: Instant,
 }
 
 /// A group of channels, and the future jobs that were sent to it.
@@ -90,25 +103,24 @@ struct SharedJob {
 }
 
 impl Upstream {
-    /// Without a connection.
-    ///
-    /// # Panics
-    /// If there is no upstream in the list.
-    pub(super) fn new(configured: &[config::Upstream]) -> Self {
-        let first = configured.first().expect("a checked configuration has an upstream");
-        let each = |config: &config::Upstream| Configured { config: config.clone(), small: false };
+    /// The place of a connection that is not there.
+    pub(super) fn down(target: DialTarget, now: Instant) -> Self {
         Self {
-            dialled: DialTarget::from(&first.url),
-            configured: configured.iter().map(each).collect(),
             index: 0,
-            again: true,
-            redirect: None,
+            target,
             stage: Stage::Down,
-            reason: "not connected yet".to_owned(),
-            explained: false,
+            heard: now,
+            ready: now,
+            opened: now,
+            works_since: None,
+            refuses_since: None,
+            fixed_version: false,
+            worker_names: false,
             channels: HashMap::new(),
             groups: HashMap::new(),
             requests: HashMap::new(),
+            request_of_all: None,
+            of_all: None,
             next_request_id: 0,
             waiting: VecDeque::new(),
             shared: VecDeque::new(),
@@ -116,74 +128,13 @@ impl Upstream {
         }
     }
 
-    /// The one that is dialled or connected.
-    pub(super) fn current(&self) -> &Configured {
-        &self.configured[self.index]
+    /// A connection that stands.
+    pub(super) fn opened(index: usize, target: DialTarget, peer: PeerId, now: Instant) -> Self {
+        Self { index, stage: Stage::SettingUp { peer, since: now }, ..Self::down(target, now) }
     }
 
-    pub(super) fn current_mut(&mut self) -> &mut Configured {
-        &mut self.configured[self.index]
-    }
-
-    /// The next in the list after one that was of no use, or the same again after one that was.
-    pub(super) fn next_target(&mut self) -> DialTarget {
-        if !std::mem::take(&mut self.again) {
-            self.index = (self.index + 1) % self.configured.len();
-        }
-        self.dialled = match self.redirect.take() {
-            Some(elsewhere) => {
-                // Where that comes to nothing, the configured address is next.
-                self.again = true;
-                elsewhere
-            }
-            None => DialTarget::from(&self.current().config.url),
-        };
-        self.dialled.clone()
-    }
-
-    /// It asked us to connect elsewhere.
-    pub(super) fn redirect(&mut self, target: DialTarget) {
-        self.redirect = Some(target);
-    }
-
-    /// Why it is not worked for, in words that say more than how the connection ended.
-    pub(super) fn explain(&mut self, reason: String) {
-        self.reason = reason;
-        self.explained = true;
-    }
-
-    /// How the connection ended or was not made.
-    pub(super) fn unreachable(&mut self, reason: &str) {
-        if self.stage == Stage::Down && !std::mem::take(&mut self.explained) {
-            reason.clone_into(&mut self.reason);
-        }
-    }
-
-    /// Why there is no upstream.
-    pub(super) fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    /// The connection stands.
-    pub(super) fn opened(&mut self, peer: PeerId, since: Instant) {
-        self.stage = Stage::SettingUp { peer, since };
-        self.explained = false;
-        "no answer to SetupConnection yet".clone_into(&mut self.reason);
-    }
-
-    /// The connection is gone, and with it every channel. It is dialled `again` rather than the next in the list.
-    pub(super) fn lost(&mut self, reason: &str, again: bool) {
-        self.stage = Stage::Down;
-        self.again = again;
-        if !self.explained {
-            reason.clone_into(&mut self.reason);
-        }
-        self.channels.clear();
-        self.groups.clear();
-        self.requests.clear();
-        self.waiting.clear();
-        self.shared.clear();
-        self.tip = None;
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready { .. })
     }
 
     pub(super) fn next_request_id(&mut self) -> u32 {
@@ -208,7 +159,8 @@ impl Upstream {
 
     /// Whether an id is that of a channel or a group already.
     pub(super) fn is_used(&self, id: u32) -> bool {
-        self.channels.contains_key(&id) || self.groups.contains_key(&id)
+        let of_all = self.of_all.as_ref().is_some_and(|of_all| of_all.channel.id == id);
+        of_all || self.channels.contains_key(&id) || self.groups.contains_key(&id)
     }
 
     /// Whether a message with this channel id is for a group.
@@ -268,6 +220,7 @@ impl Upstream {
         message: &NewExtendedMiningJob<'_>,
         payload: &[u8],
         full_extranonce_size: usize,
+        verify: Option<&Verify<'_>>,
     ) -> Result<Arc<Job>, Violation> {
         let payload = payload.get(4..).unwrap_or_default();
         let same = |shared: &&SharedJob| {
@@ -278,6 +231,9 @@ impl Upstream {
         }
         let job = Job::from_extended(message, full_extranonce_size);
         let job = Arc::new(job.map_err(|_| Violation("impossible-job"))?);
+        if verify.is_some_and(|verify| !verify.pays(&job)) {
+            return Err(Violation("payout-not-ours"));
+        }
         if self.shared.len() == SHARED_JOBS {
             self.shared.pop_front();
         }

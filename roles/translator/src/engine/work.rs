@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
-use adit_mining::Extranonce;
+use adit_mining::{Extranonce, Job, Tip};
 use adit_sv2::messages::mining::{
     Mining, NewExtendedMiningJob, SetExtranoncePrefix, SetGroupChannel, SetNewPrevHash,
 };
-use adit_transport::{Now, Outbox};
+use adit_transport::{Now, Outbox, PeerId};
 
+use super::aggregate::fan_out;
 use super::channel::{Channel, FutureJob, Violation};
+use super::connection::Place;
 use super::miner::Miner;
+use super::payout::Verify;
 use super::{Effect, TranslatorEngine};
 
 impl TranslatorEngine {
     pub(super) fn mining(
         &mut self,
+        place: Place,
+        peer: PeerId,
         message: Mining<'_>,
         payload: &[u8],
         now: Now,
@@ -22,8 +27,15 @@ impl TranslatorEngine {
     ) -> Result<(), Violation> {
         match message {
             Mining::OpenExtendedMiningChannelSuccess(m) => {
-                return self.channel_opened(&m, now, out);
+                return self.channel_opened(place, peer, &m, now, out);
             }
+            Mining::OpenMiningChannelError(m) => return self.open_refused(place, &m, now, out),
+            Mining::CloseChannel(m) => return self.channel_closed(place, peer, &m, now),
+            message if self.is_for_all(peer, &message) => {
+                return self.work_of_all(place, peer, &message, payload, now, out);
+            }
+            // For a channel that was closed a moment ago.
+            _ if place == Place::Candidate => {}
             Mining::NewExtendedMiningJob(m) => return self.new_job(&m, payload, now, out),
             Mining::SetNewPrevHash(m) => return self.new_prev_hash(&m, now, out),
             // Reaches a miner with its next job: that is from when on the upstream counts by it (spec 5.3.21).
@@ -33,11 +45,10 @@ impl TranslatorEngine {
             }
             Mining::SetExtranoncePrefix(m) => return self.set_prefix(&m),
             Mining::SetGroupChannel(m) => self.set_group(&m),
-            Mining::OpenMiningChannelError(m) => self.open_refused(&m, now, out),
-            Mining::CloseChannel(m) => self.channel_closed(&m, now),
             Mining::SubmitSharesSuccess(m) => {
                 let accepted = u64::from(m.new_submits_accepted_count);
                 self.core.metrics.upstream_accepted(accepted);
+                self.core.acks.answered(accepted, now.instant);
                 self.answered(m.channel_id, accepted, |miner| {
                     miner.stats.upstream_accepted += accepted;
                 });
@@ -46,12 +57,136 @@ impl TranslatorEngine {
                 let code = m.error_code.to_clean_string();
                 tracing::debug!(channel_id = m.channel_id, code, "share rejected by the upstream");
                 self.core.metrics.upstream_rejected(&code);
+                self.core.acks.answered(1, now.instant);
                 self.answered(m.channel_id, 1, |miner| miner.stats.upstream_rejected += 1);
             }
             // About requests that are never made, or about standard channels, of which there are none.
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether it is about work on the channel of all.
+    fn is_for_all(&mut self, peer: PeerId, message: &Mining<'_>) -> bool {
+        let channel_id = match message {
+            Mining::NewExtendedMiningJob(m) => m.channel_id,
+            Mining::SetNewPrevHash(m) => m.channel_id,
+            Mining::SetTarget(m) => m.channel_id,
+            Mining::SetExtranoncePrefix(m) => m.channel_id,
+            Mining::SetGroupChannel(_) => return self.of_all(peer).is_some(),
+            _ => return false,
+        };
+        self.of_all(peer).is_some_and(|all| all.is_addressed_by(channel_id))
+    }
+
+    /// Work on the channel of all: told to all miners, if they work on it.
+    fn work_of_all(
+        &mut self,
+        place: Place,
+        peer: PeerId,
+        message: &Mining<'_>,
+        payload: &[u8],
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) -> Result<(), Violation> {
+        let Some(all) = self.of_all(peer) else { return Ok(()) };
+        let channel = &mut all.channel;
+        let mut void_others = false;
+        let work = match message {
+            Mining::NewExtendedMiningJob(m) => {
+                let size = channel.full_size();
+                let job = self.job(place, m, payload, size)?;
+                let Some(all) = self.of_all(peer) else { return Ok(()) };
+                let channel = &mut all.channel;
+                match m.min_ntime {
+                    None => {
+                        channel.future_job(m.job_id, job);
+                        return Ok(());
+                    }
+                    // Said to the group before its newest member was told the tip.
+                    Some(_) if !channel.has_tip() && m.channel_id != channel.id => return Ok(()),
+                    Some(min_ntime) => channel.active_job(m.job_id, job, min_ntime, now.instant)?,
+                }
+            }
+            Mining::SetNewPrevHash(m) => {
+                let is_new = channel.has_tip() || m.channel_id == channel.id;
+                let tip = self.tip(place, m, now)?;
+                let Some(all) = self.of_all(peer) else { return Ok(()) };
+                void_others = true;
+                match all.channel.new_prev_hash(m.job_id, &[], tip, now.instant) {
+                    Ok(work) => work,
+                    Err(_) if !is_new => return Ok(()),
+                    Err(violation) => return Err(violation),
+                }
+            }
+            // Reaches miners with the next job: that is from when on the upstream counts by it (spec 5.3.21).
+            Mining::SetTarget(m) => return channel.set_target(m.maximum_target),
+            Mining::SetExtranoncePrefix(m) => {
+                return channel.set_prefix(Extranonce::from(m.extranonce_prefix), &[]);
+            }
+            Mining::SetGroupChannel(m) => {
+                if m.channel_ids.iter().any(|id| id == channel.id) {
+                    channel.set_group(m.group_channel_id, &[]);
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        self.at(place).works_since.get_or_insert(now.instant);
+        if self.core.aggregate.as_ref().is_none_or(|all| all.channel.via != peer) {
+            if let Some(all) = &mut self.at(place).of_all {
+                // Ids that no miner is told, unless the upstream is worked for one day.
+                let mut ids = 0;
+                all.push(Arc::new(work), void_others, &mut ids, now);
+            }
+            if place == Place::Active {
+                self.install(now, out);
+            }
+            return Ok(());
+        }
+        if let Some(all) = &mut self.core.aggregate {
+            all.push(Arc::new(work), void_others, &mut self.core.last_job_id, now);
+        }
+        fan_out(&mut self.miners, &mut self.core, now, out);
+        if let Some((_, since)) = self.core.newest_tip.filter(|_| void_others) {
+            out.effect(Effect::FannedOut(since));
+        }
+        Ok(())
+    }
+
+    /// The job of a message, if it pays whom it should.
+    fn job(
+        &mut self,
+        place: Place,
+        message: &NewExtendedMiningJob<'_>,
+        payload: &[u8],
+        full_extranonce_size: usize,
+    ) -> Result<Arc<Job>, Violation> {
+        let index = self.at(place).index;
+        let config = &self.upstreams.get(index).config;
+        let percent = config.verify_payout_percent;
+        let verify = config.verify_payout.as_ref().map(|payout| Verify { payout, percent });
+        let upstream = match (place, &mut self.candidate) {
+            (Place::Candidate, Some(candidate)) => candidate,
+            _ => &mut self.upstream,
+        };
+        upstream.job(message, payload, full_extranonce_size, verify.as_ref())
+    }
+
+    /// The tip of a message; released slices are free on a new one.
+    fn tip(
+        &mut self,
+        place: Place,
+        message: &SetNewPrevHash,
+        now: Now,
+    ) -> Result<Arc<Tip>, Violation> {
+        let tip = self.at(place).tip(message)?;
+        let known = self.core.newest_tip.is_some_and(|(hash, _)| hash == tip.prev_hash);
+        if place == Place::Active && !known {
+            self.core.newest_tip = Some((tip.prev_hash, now.instant));
+            self.core.extranonces.new_prev_hash();
+        }
+        Ok(tip)
     }
 
     fn new_job(
@@ -65,7 +200,11 @@ impl TranslatorEngine {
         for peer in self.upstream.addressed(message.channel_id) {
             let Some(miner) = self.miners.get_mut(&peer) else { continue };
             let Some(channel) = &mut miner.channel else { continue };
-            let job = self.upstream.job(message, payload, channel.full_size())?;
+            let size = channel.full_size();
+            let job = self.job(Place::Active, message, payload, size)?;
+            self.upstream.works_since.get_or_insert(now.instant);
+            let Some(miner) = self.miners.get_mut(&peer) else { continue };
+            let Some(channel) = &mut miner.channel else { continue };
             match message.min_ntime {
                 None if group => {
                     // Members have extranonces of one size (spec 5.2.3): the job of the first is that of all.
@@ -91,11 +230,7 @@ impl TranslatorEngine {
         now: Now,
         out: &mut Outbox<Effect>,
     ) -> Result<(), Violation> {
-        let tip = self.upstream.tip(message)?;
-        if self.core.newest_tip.is_none_or(|(hash, _)| hash != tip.prev_hash) {
-            self.core.newest_tip = Some((tip.prev_hash, now.instant));
-            self.core.extranonces.new_prev_hash();
-        }
+        let tip = self.tip(Place::Active, message, now)?;
         let group = self.upstream.is_group(message.channel_id);
         let peers = self.upstream.addressed(message.channel_id);
         for peer in &peers {

@@ -8,6 +8,7 @@ use adit_sv2::messages::mining::{
 };
 use proptest::prelude::*;
 
+use super::super::upstream::Stage;
 use super::*;
 
 /// Lines that are almost right.
@@ -131,7 +132,7 @@ proptest! {
             match step {
                 Step::Line(miner, line) => net.event(PeerId(miner), Link::Miner(0), Event::Line(&line)),
                 Step::Frame(header, payload) => {
-                    net.event(net.upstream, Link::Upstream, Event::Frame(header, &payload));
+                    net.upstream_event(Event::Frame(header, &payload));
                 }
                 Step::Job(channel, job, future) => {
                     net.job(channel, job, if future { None } else { Some(NTIME) });
@@ -197,6 +198,7 @@ proptest! {
                     net.event(PeerId(miner), Link::Miner(0), Event::Closed("gone"));
                 }
                 Step::Lose => net.lose(),
+                Step::Connect if net.engine.upstream.stage != Stage::Down => {}
                 Step::Connect => {
                     net.frames.clear();
                     net.connect();

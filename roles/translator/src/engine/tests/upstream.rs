@@ -2,7 +2,9 @@
 
 use adit_sv2::codec::Str0255;
 use adit_sv2::messages::common::{ChannelEndpointChanged, Reconnect, SetupConnectionError};
-use adit_sv2::messages::mining::{CloseChannel, OpenMiningChannelError, SetTarget};
+use adit_sv2::messages::mining::{
+    CloseChannel, OpenMiningChannelError, SetTarget, SubmitSharesSuccess,
+};
 
 use super::*;
 
@@ -107,37 +109,28 @@ fn an_extranonce1_is_not_given_out_again_before_the_next_tip() {
 fn a_refused_connection_says_why_and_the_next_upstream_is_tried() {
     let mut net = Net::new(SECOND);
     net.hello(MINER);
-    assert_eq!(net.engine.next_target().host, "pool.example");
-    let remote = "10.0.0.1:34254".parse().unwrap();
-    net.upstream = PeerId(2_000);
-    net.event(net.upstream, Link::Upstream, Event::Opened { remote });
-    net.frames.clear();
+    assert_eq!(net.reach().target.host, "pool.example");
     net.say(&SetupConnectionError { flags: 0, error_code: Str0255::cut("unsupported-protocol") });
     assert_eq!(net.closed, [(net.upstream, "refused")]);
-    net.engine.unreachable("refused");
     let reason = net.engine.readiness().unwrap_err();
     assert_eq!(reason, "pool.example:34254: refused: unsupported-protocol (flags 0x0)");
-    // The second, under the name that its section says; then around again.
-    assert_eq!(net.engine.next_target().host, "backup.example");
-    net.engine.unreachable("cannot connect");
+    // The second, then the first again, each later than before.
+    assert_eq!(net.fail_dial().target.host, "backup.example");
     assert_eq!(net.engine.readiness().unwrap_err(), "backup.example:34254: cannot connect");
-    assert_eq!(net.engine.next_target().host, "pool.example");
-    net.connect();
+    net.pass(Duration::from_secs(1));
+    assert_eq!(net.fail_dial().target.host, "pool.example");
+    // The second goes by the name that its section says.
+    assert_eq!(net.reach().target.host, "backup.example");
+    net.say(&SetupConnectionSuccess { used_version: 2, flags: 0 });
     assert!(net.sent_text()[0].contains("farm.w.1"));
-    // One that was of use is dialled again before another is.
-    net.lose();
-    assert_eq!(net.engine.next_target().host, "backup.example");
-    assert_eq!(net.engine.next_target().host, "pool.example");
 }
 
 #[test]
 fn an_upstream_that_does_not_answer() {
     let mut net = Net::new("");
-    net.engine.next_target();
-    let remote = "10.0.0.1:34254".parse().unwrap();
-    net.event(PeerId(2_000), Link::Upstream, Event::Opened { remote });
+    net.reach();
     net.pass(Duration::from_secs(11));
-    assert_eq!(net.closed, [(PeerId(2_000), "setup-timeout")]);
+    assert_eq!(net.closed, [(net.upstream, "setup-timeout")]);
 }
 
 #[test]
@@ -166,7 +159,7 @@ fn nonsense_of_an_upstream_costs_the_connection_and_no_miner() {
         ("malformed-frame", |net| {
             let header =
                 Header { extension_type: 0, channel_msg: true, msg_type: 0x21, msg_length: 5 };
-            net.event(net.upstream, Link::Upstream, Event::Frame(header, &[7, 0, 0, 0, 1]));
+            net.upstream_event(Event::Frame(header, &[7, 0, 0, 0, 1]));
         }),
     ];
     for (reason, nonsense) in cases {
@@ -188,7 +181,7 @@ fn what_is_not_known_is_passed_over() {
     net.told(MINER);
     for (extension_type, msg_type) in [(1, 0x00), (2, 0x21), (0, 0x7f)] {
         let header = Header { extension_type, channel_msg: false, msg_type, msg_length: 1 };
-        net.event(net.upstream, Link::Upstream, Event::Frame(header, &[0]));
+        net.upstream_event(Event::Frame(header, &[0]));
     }
     net.say(&ChannelEndpointChanged { channel_id: 7 });
     net.job(4_711, 1, Some(NTIME));
@@ -267,23 +260,60 @@ fn an_upstream_that_sends_us_elsewhere() {
     // Without an authority key, another host could be anybody's.
     let mut net = Net::mining();
     net.say(&elsewhere("evil.example", 1));
-    assert_eq!(net.closed, [(net.upstream, "asked-to-reconnect")]);
-    let target = net.engine.next_target();
+    let target = net.dial().target;
     assert_eq!((target.host.as_str(), target.port), ("pool.example", 34254));
     // Another port of the same host is fine, once.
     let mut net = Net::mining();
     net.say(&elsewhere("", 5));
-    assert_eq!(net.engine.next_target().port, 5);
-    assert_eq!(net.engine.next_target().port, 34254);
+    assert_eq!(net.fail_dial().target.port, 5);
+    assert_eq!(net.fail_dial().target.port, 34254);
     // Under a key, any host: it has to prove itself.
     let mut net = Net::mining();
     let key = adit_sv2::keys::AuthoritySecretKey::from_entropy([7; 32]).unwrap().public();
-    net.engine.upstream.dialled.authority_key = Some(key);
+    net.engine.upstream.target.authority_key = Some(key);
     net.say(&elsewhere("other.example", 0));
-    let target = net.engine.next_target();
+    let target = net.dial().target;
     assert_eq!((target.host.as_str(), target.port), ("other.example", 34254));
     assert_eq!(target.authority_key, Some(key));
     assert_eq!(net.engine.miner_count(), 1);
+}
+
+#[test]
+fn shares_of_a_miner_that_is_sent_elsewhere_go_to_the_old_upstream_until_there_is_work_of_the_new()
+{
+    let mut net = Net::mining();
+    let old = Notified::last(&net.told(MINER));
+    let old_upstream = net.upstream;
+    net.say(&Reconnect { new_host: Str0255::cut(""), new_port: 5 });
+    assert!(net.closed.is_empty(), "it is left when its answers have come");
+    net.connect();
+    net.open(3, &[9, 8, 7, 6], 12);
+    let share = net.share(MINER, &old, easy);
+    assert_eq!(net.line(MINER, &share.submit()), [ACCEPTED]);
+    let [share] = &net.sent_text()[..] else { panic!("not one share") };
+    assert!(share.starts_with("SubmitSharesExtended { channel_id: 7"), "{share}");
+    net.work(3, 40, 0x11);
+    let new = Notified::last(&net.told(MINER));
+    assert!(new.clean && new.coinb1.ends_with(&[9, 8, 7, 6]));
+    let share = net.share(MINER, &new, easy);
+    assert_eq!(net.line(MINER, &share.submit()), [ACCEPTED]);
+    let [share] = &net.sent_text()[..] else { panic!("not one share") };
+    assert!(share.starts_with("SubmitSharesExtended { channel_id: 3"), "{share}");
+    // The old one's answer still counts, and then it is left.
+    net.pass(Duration::from_secs(2));
+    assert!(net.closed.is_empty());
+    let new_upstream = std::mem::replace(&mut net.upstream, old_upstream);
+    net.say(&SubmitSharesSuccess {
+        channel_id: 7,
+        last_sequence_number: 0,
+        new_submits_accepted_count: 1,
+        new_shares_sum: 1,
+    });
+    assert_eq!(net.totals().upstream_accepted, 1);
+    net.pass(Duration::from_secs(1));
+    assert_eq!(net.closed, [(old_upstream, "left-for-another")]);
+    assert_eq!(net.engine.upstream.stage.peer(), Some(new_upstream));
+    assert_eq!((net.totals().unanswered, net.totals().no_upstream), (0, 0));
 }
 
 #[test]

@@ -282,6 +282,6 @@ fn the_time_of_a_new_tip_is_handed_to_the_histogram() {
         nbits: HARD,
     };
     net.say(&message);
-    let effects: Vec<_> = net.out.take_effects().collect();
+    let effects = std::mem::take(&mut net.effects);
     assert_eq!(effects.last(), Some(&Effect::FannedOut(since)));
 }

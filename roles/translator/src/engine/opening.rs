@@ -1,0 +1,305 @@
+//! Channels upstream: asking for them, getting them, losing them.
+
+use std::time::{Duration, Instant};
+
+use adit_mining::Target;
+use adit_sv2::codec::Str0255;
+use adit_sv2::messages::mining::{
+    CloseChannel, OpenExtendedMiningChannel, OpenExtendedMiningChannelSuccess,
+    OpenMiningChannelError,
+};
+use adit_transport::{Now, Outbox, PeerId};
+
+use super::aggregate::Aggregate;
+use super::channel::{Channel, Violation};
+use super::connection::Place;
+use super::miner::{Miner, Opening};
+use super::upstream::Stage;
+use super::{EXTRANONCE1_SIZE, Effect, SMALL_EXTRANONCE2, TranslatorEngine};
+use crate::config::Channels;
+use crate::metrics::Onward;
+
+/// Requests for channels that are not answered yet: when an upstream comes back, thousands of miners want one at once.
+const MAX_OPENING: usize = 512;
+/// Waits of a miner whose channel was refused or closed: the first, doubling up to the second.
+const REOPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+impl TranslatorEngine {
+    /// Asks for channels for those who wait.
+    pub(super) fn open_channels(&mut self, out: &mut Outbox<Effect>) {
+        if self.core.settings.channels == Channels::Aggregated {
+            return self.open_of_all(Place::Active, out);
+        }
+        let upstream = &mut self.upstream;
+        let Stage::Ready { peer: to } = upstream.stage else { return };
+        while upstream.requests.len() < MAX_OPENING {
+            let Some(peer) = upstream.waiting.pop_front() else { return };
+            let Some(miner) = self.miners.get_mut(&peer) else { continue };
+            let (Some(user), Opening::Queued) = (miner.user.as_deref(), miner.opening) else {
+                continue;
+            };
+            let request_id = upstream.next_request_id();
+            let configured = &self.upstreams.get(upstream.index).config;
+            let identity = configured.identity(user, miner.remote.ip());
+            let terms = miner.terms(&self.core);
+            miner.told.terms = Some(terms);
+            out.send(
+                to,
+                &OpenExtendedMiningChannel {
+                    request_id,
+                    user_identity: Str0255::cut(&identity),
+                    nominal_hash_rate: terms.nominal_hash_rate,
+                    max_target: terms.max_target.to_le_bytes(),
+                    min_extranonce_size: miner.own_extranonce_size() as u16,
+                },
+            );
+            miner.opening = Opening::Requested(request_id);
+            upstream.requests.insert(request_id, peer);
+        }
+    }
+
+    /// Asks for the one channel of all miners; of an upstream that is only looked at, to see whether it gives work.
+    pub(super) fn open_of_all(&mut self, place: Place, out: &mut Outbox<Effect>) {
+        let introduced = || self.miners.values().filter(|miner| miner.is_introduced());
+        let aggregated = self.core.settings.channels == Channels::Aggregated;
+        let hash_rate: f64 = introduced().map(|miner| miner.assumed_hash_rate(&self.core)).sum();
+        let nobody = introduced().next().is_none();
+        let user = introduced().find_map(|miner| Some((miner.user.as_deref()?, miner.remote.ip())));
+        let user = user.map(|(user, ip)| (user.to_owned(), ip));
+        let (user, ip) = user.unwrap_or_else(|| {
+            let anonymous = self.core.settings.anonymous_user.to_string();
+            (anonymous, std::net::Ipv4Addr::LOCALHOST.into())
+        });
+        let upstream = self.at(place);
+        let (index, peer) = (upstream.index, upstream.stage.peer());
+        let Stage::Ready { peer: to } = upstream.stage else { return };
+        let has_one = upstream.request_of_all.is_some() || upstream.of_all.is_some();
+        let works = self.core.aggregate.as_ref().is_some_and(|all| Some(all.channel.via) == peer);
+        if has_one || works || nobody && place == Place::Active {
+            return;
+        }
+        let nominal = self.core.nominal_hash_rate();
+        let own = self.core.extranonce2_size(self.upstreams.get(index).small);
+        let identity = self.upstreams.get(index).config.identity(&user, ip);
+        let upstream = self.at(place);
+        let request_id = upstream.next_request_id();
+        upstream.request_of_all = Some(request_id);
+        let hash_rate = if aggregated && hash_rate > 0.0 { hash_rate } else { nominal };
+        out.send(
+            to,
+            &OpenExtendedMiningChannel {
+                request_id,
+                user_identity: Str0255::cut(&identity),
+                nominal_hash_rate: (hash_rate as f32).clamp(1.0, f32::MAX),
+                max_target: Target::MAX.to_le_bytes(),
+                min_extranonce_size: (EXTRANONCE1_SIZE + usize::from(own)) as u16,
+            },
+        );
+    }
+
+    /// The upstream closed a channel, or all of a group. Its miners ask for new ones.
+    pub(super) fn channel_closed(
+        &mut self,
+        place: Place,
+        peer: PeerId,
+        message: &CloseChannel<'_>,
+        now: Now,
+    ) -> Result<(), Violation> {
+        let reason = message.reason_code.to_clean_string();
+        if self.of_all(peer).is_some_and(|all| all.is_addressed_by(message.channel_id)) {
+            tracing::warn!(reason, "the upstream closed the channel of all miners");
+            self.core.metrics.channel_error("closed");
+            return Err(Violation("channel-of-all-closed"));
+        }
+        if place == Place::Candidate {
+            return Ok(());
+        }
+        for peer in self.upstream.addressed(message.channel_id) {
+            let Some(miner) = self.miners.get_mut(&peer) else { continue };
+            let Some(channel) = miner.lose_channel() else { continue };
+            let user = miner.user.as_deref();
+            tracing::warn!(%peer, user, reason, "the upstream closed a channel");
+            self.core.metrics.channel_error("closed");
+            self.core.lose_shares(channel.unacknowledged);
+            self.upstream.remove_channel(&channel);
+            miner.retry_later(now.instant);
+        }
+        self.core.metrics.channels(self.upstream.channels.len());
+        Ok(())
+    }
+
+    pub(super) fn channel_opened(
+        &mut self,
+        place: Place,
+        via: PeerId,
+        opened: &OpenExtendedMiningChannelSuccess<'_>,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) -> Result<(), Violation> {
+        let id = opened.channel_id;
+        let taken = self.of_all(via).is_some_and(|all| all.channel.id == id);
+        if taken || self.at(place).is_used(id) {
+            return Err(Violation("channel-id-twice"));
+        }
+        let upstream = self.at(place);
+        upstream.refuses_since = None;
+        if upstream.channels.is_empty() && upstream.of_all.is_none() {
+            upstream.opened = now.instant;
+        }
+        if self.at(place).request_of_all == Some(opened.request_id) {
+            self.at(place).request_of_all = None;
+            let channel = Channel::new(opened, via)?;
+            return self.opened_of_all(place, channel, now);
+        }
+        let peer = self.at(place).requests.remove(&opened.request_id);
+        let Some((peer, miner)) =
+            peer.and_then(|peer| self.miners.get_mut(&peer).map(|miner| (peer, miner)))
+        else {
+            // The miner did not wait for it.
+            self.upstream.say_closed(id, "miner-left", out);
+            return Ok(());
+        };
+        let channel = Channel::new(opened, via)?;
+        if channel.size < miner.own_extranonce_size() {
+            self.upstream.say_closed(id, "extranonce-too-small", out);
+            self.too_small(peer, now, out);
+            return Ok(());
+        }
+        miner.opening = Opening::Idle;
+        miner.failed_opens = 0;
+        self.upstream.add_channel(&channel, peer);
+        miner.channel = Some(Box::new(channel));
+        self.core.metrics.channels(self.upstream.channels.len());
+        self.open_channels(out);
+        Ok(())
+    }
+
+    pub(super) fn open_refused(
+        &mut self,
+        place: Place,
+        message: &OpenMiningChannelError<'_>,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) -> Result<(), Violation> {
+        let code = message.error_code.to_clean_string();
+        let too_small = code == "min-extranonce-size-too-large";
+        if self.at(place).request_of_all.take_if(|id| *id == message.request_id).is_some() {
+            self.core.metrics.channel_error(if too_small {
+                "extranonce-too-small"
+            } else {
+                "refused"
+            });
+            let index = self.at(place).index;
+            let small = &mut self.upstreams.get_mut(index).small;
+            if too_small && !std::mem::replace(small, true) {
+                self.open_of_all(place, out);
+                return Ok(());
+            }
+            tracing::warn!(upstream = %self.at(place).target, code, "the upstream refused a channel");
+            return Err(Violation("channel-refused"));
+        }
+        let Some(peer) = self.at(place).requests.remove(&message.request_id) else { return Ok(()) };
+        if too_small {
+            self.too_small(peer, now, out);
+            return Ok(());
+        }
+        self.core.metrics.channel_error("refused");
+        let upstream = self.at(place);
+        if upstream.channels.is_empty() {
+            upstream.refuses_since.get_or_insert(now.instant);
+        }
+        if let Some(miner) = self.miners.get_mut(&peer) {
+            tracing::warn!(%peer, user = miner.user.as_deref(), code, "the upstream refused a channel");
+            miner.retry_later(now.instant);
+        }
+        self.open_channels(out);
+        Ok(())
+    }
+
+    /// The channel of all is open.
+    fn opened_of_all(&mut self, place: Place, channel: Channel, now: Now) -> Result<(), Violation> {
+        let least = EXTRANONCE1_SIZE + usize::from(SMALL_EXTRANONCE2);
+        if channel.size < least {
+            let (granted, target) = (channel.size, &self.at(place).target);
+            tracing::error!(upstream = %target, granted, needed = least, "too little extranonce for miners");
+            self.core.metrics.channel_error("extranonce-too-small");
+            return Err(Violation("extranonce-too-small"));
+        }
+        let rate = self.core.nominal_hash_rate();
+        let target = self.at(place).target.to_string();
+        tracing::info!(upstream = target, channel_id = channel.id, prefix = %channel.prefix, size = channel.size, "channel of all miners open");
+        self.at(place).of_all = Some(Aggregate::new(channel, rate, now.instant));
+        if place == Place::Active {
+            self.core.metrics.channels(1);
+        }
+        Ok(())
+    }
+
+    /// On the channel of all there is not enough room for some miners: their size was said when they subscribed and cannot
+    /// change, so they must connect anew.
+    pub(super) fn drop_too_large(&mut self, size: usize, out: &mut Outbox<Effect>) {
+        let small = size < EXTRANONCE1_SIZE + usize::from(self.core.extranonce2_size);
+        if small {
+            let fits = (size - EXTRANONCE1_SIZE).try_into().unwrap_or(SMALL_EXTRANONCE2);
+            self.core.extranonce2_size = self.core.extranonce2_size.min(fits);
+        }
+        let too_large =
+            |miner: &Miner| miner.extranonce1.is_some() && miner.own_extranonce_size() > size;
+        let peers: Vec<_> =
+            self.miners.iter().filter(|(_, m)| too_large(m)).map(|(peer, _)| *peer).collect();
+        for peer in peers {
+            self.core.metrics.channel_error("extranonce-too-small");
+            self.close_miner(peer, "upstream-extranonce-too-small", out);
+        }
+    }
+
+    /// The upstream has too little room for a miner's extranonce. Its size was said when it subscribed and cannot change,
+    /// so it must connect anew; unless it has the small one already.
+    fn too_small(&mut self, peer: PeerId, now: Now, out: &mut Outbox<Effect>) {
+        self.core.metrics.channel_error("extranonce-too-small");
+        let Some(miner) = self.miners.get_mut(&peer) else { return };
+        if miner.extranonce2_size <= SMALL_EXTRANONCE2 {
+            let needed = EXTRANONCE1_SIZE + usize::from(miner.extranonce2_size);
+            tracing::error!(upstream = %self.upstream.target, needed, "too little extranonce for a miner");
+            miner.retry_later(now.instant);
+        } else {
+            self.upstreams.get_mut(self.upstream.index).small = true;
+            self.core.extranonce2_size = SMALL_EXTRANONCE2;
+            self.close_miner(peer, "upstream-extranonce-too-small", out);
+        }
+        self.open_channels(out);
+    }
+
+    /// The channel of all of a connection, whether it is worked on or not.
+    pub(super) fn of_all(&mut self, via: PeerId) -> Option<&mut Aggregate> {
+        let worked_on = |all: &Aggregate| all.live && all.channel.via == via;
+        if self.core.aggregate.as_ref().is_some_and(worked_on) {
+            return self.core.aggregate.as_mut();
+        }
+        let place = self.place(via)?;
+        self.at(place).of_all.as_mut()
+    }
+}
+
+impl super::Core {
+    /// Shares on a channel that is gone: nobody says what became of them.
+    pub(super) fn lose_shares(&mut self, shares: u64) {
+        self.metrics.onward(Onward::Unanswered, shares);
+        self.acks.forget(shares);
+    }
+
+    /// What new miners get of an upstream.
+    pub(super) fn extranonce2_size(&self, small: bool) -> u8 {
+        let size = self.settings.extranonce2_size;
+        if small { size.min(SMALL_EXTRANONCE2) } else { size }
+    }
+}
+
+impl Miner {
+    /// Its channel was refused or closed: it asks again after a while.
+    pub(super) fn retry_later(&mut self, now: Instant) {
+        let wait = REOPEN.0.saturating_mul(1 << self.failed_opens.min(5)).min(REOPEN.1);
+        self.failed_opens = self.failed_opens.saturating_add(1);
+        self.opening = Opening::RetryAt(now + wait);
+    }
+}
