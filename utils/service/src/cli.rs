@@ -116,6 +116,20 @@ fn dispatch<R: Role>(
             };
             out.write_all(healthcheck::ask(&url)?.as_bytes())?;
         }
+        Some(("reload", matches)) if R::RELOADS => {
+            let url = match matches.get_one::<String>("url") {
+                Some(url) => url.clone(),
+                None => {
+                    // What is asked is the running one, wherever the changed file will have it listen.
+                    let (config, _) = load::<R>(matches, env)?;
+                    let listen = config.http().listen;
+                    let listen = listen
+                        .ok_or_else(|| anyhow::anyhow!("http.listen is not set: send SIGHUP"))?;
+                    healthcheck::url_of(listen)?.replace("/readyz", "/reload")
+                }
+            };
+            out.write_all(healthcheck::post(&url)?.as_bytes())?;
+        }
         Some((name, matches)) => {
             let log = Log { level: "warn".to_owned(), ..Log::default() };
             logs::start(&log, rust_log(env)?);
@@ -128,8 +142,16 @@ fn dispatch<R: Role>(
 fn run_role<R: Role>(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<(), Failure> {
     let config = checked::<R>(matches, env)?;
     logs::start(config.log(), rust_log(env)?);
-    run::to_the_end(R::NAME, run::until_signal(run::start::<R>(config)))
-        .map_err(|()| Failure::Logged)
+    let (matches, env) = (matches.clone(), env.to_vec());
+    let load = move || {
+        checked::<R>(&matches, &env).map_err(|failure| match failure {
+            Failure::Config(error) => error.to_string(),
+            Failure::Run(error) => format!("{error:#}"),
+            Failure::Logged => String::new(),
+        })
+    };
+    let start = run::start_with::<R>(config, load);
+    run::to_the_end(R::NAME, run::until_signal(start, R::RELOADS)).map_err(|()| Failure::Logged)
 }
 
 fn checked<R: Role>(
@@ -195,6 +217,12 @@ fn command<R: Role>() -> Command {
         R::NAME,
         env_prefix::<R>(),
     );
+    let reload = sub(
+        "reload",
+        "Have a running one read its configuration again, as SIGHUP does: prints what holds now and what needs a restart",
+    )
+    .arg(config())
+    .arg(Arg::new("url").long("url").value_name("URL").help("Ask here, not at http.listen"));
     Command::new(R::NAME)
         .bin_name(&name)
         .display_name(&name)
@@ -233,5 +261,6 @@ fn command<R: Role>() -> Command {
                 Arg::new("url").long("url").value_name("URL").help("Ask here, not at http.listen"),
             ),
         )
+        .subcommands(R::RELOADS.then_some(reload))
         .subcommands(R::extra_commands())
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::reload::{Reload, Reloaded};
 
 /// Shared by a role's tasks and by the pages about it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +29,7 @@ pub struct Context {
     started: Instant,
     listeners: watch::Sender<BTreeMap<&'static str, SocketAddr>>,
     status: StatusSlot,
+    pub(crate) reload: Reload,
 }
 
 type StatusFn = dyn Fn() -> Value + Send + Sync;
@@ -53,6 +55,7 @@ impl Context {
             started: Instant::now(),
             listeners: watch::Sender::default(),
             status: StatusSlot::default(),
+            reload: Reload::default(),
         }
     }
 
@@ -60,6 +63,12 @@ impl Context {
     pub fn set_status(&self, status: impl Fn() -> Value + Send + Sync + 'static) {
         *self.status.0.write().unwrap_or_else(|poisoned| poisoned.into_inner()) =
             Some(Arc::new(status));
+    }
+
+    /// Sets what is done with a configuration that has changed, `C` being the role's. It was checked as the first one was.
+    /// For roles with [`Role::RELOADS`](crate::Role::RELOADS).
+    pub fn on_reload<C: 'static>(&self, apply: impl Fn(C) -> Reloaded + Send + Sync + 'static) {
+        self.reload.set_apply(apply);
     }
 
     /// Says where the role listens, by a short name such as `miners`: logged, shown in `/status`, and found by

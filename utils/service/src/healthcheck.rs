@@ -32,6 +32,15 @@ pub fn url_of(listen: SocketAddr) -> anyhow::Result<String> {
 /// # Errors
 /// The answer is a no, which the error says, or there is none.
 pub fn ask(url: &str) -> anyhow::Result<String> {
+    request("GET", url)
+}
+
+/// Asks for something to be done; gives the answer's text if it was.
+pub(crate) fn post(url: &str) -> anyhow::Result<String> {
+    request("POST", url)
+}
+
+fn request(method: &str, url: &str) -> anyhow::Result<String> {
     let rest = url
         .strip_prefix("http://")
         .with_context(|| format!("{url}: expected http://HOST:PORT/PATH"))?;
@@ -42,8 +51,8 @@ pub fn ask(url: &str) -> anyhow::Result<String> {
     };
     // HTTP/1.0: the answer comes in one piece and the connection is closed after it.
     ensure!(!rest.contains(|c: char| c.is_whitespace() || c.is_control()), "{url}: not a URL");
-    let answer = exchange(host, &format!("GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n"))
-        .with_context(|| url.to_owned())?;
+    let head = format!("{method} /{path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
+    let answer = exchange(host, &head).with_context(|| url.to_owned())?;
     let (head, body) =
         answer.split_once("\r\n\r\n").with_context(|| format!("{url}: not an answer in HTTP"))?;
     let code = head.split(' ').nth(1).with_context(|| format!("{url}: not an answer in HTTP"))?;

@@ -11,7 +11,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -180,6 +180,7 @@ fn router(cx: Context) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
+        .route("/reload", post(reload))
         .route("/", get(PAGES))
         .fallback((StatusCode::NOT_FOUND, PAGES))
         .with_state(cx)
@@ -205,5 +206,18 @@ async fn metrics(State(cx): State<Context>, headers: HeaderMap) -> Response {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {e}\n"))
             .into_response(),
+    }
+}
+
+/// Reads the configuration again: 200 and what has changed, 409 and why nothing has.
+async fn reload(State(cx): State<Context>) -> (StatusCode, String) {
+    if !cx.reload.is_possible() {
+        return (StatusCode::NOT_FOUND, "this role takes in no changes while it runs\n".to_owned());
+    }
+    // It reads files.
+    match tokio::task::spawn_blocking(move || cx.reload.run()).await {
+        Ok(Ok(reloaded)) => (StatusCode::OK, format!("{reloaded}\n")),
+        Ok(Err(error)) => (StatusCode::CONFLICT, format!("nothing has changed: {error}\n")),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed\n".to_owned()),
     }
 }

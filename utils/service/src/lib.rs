@@ -15,6 +15,7 @@ mod http;
 mod keys;
 mod logs;
 mod metrics;
+mod reload;
 mod run;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ pub use config::{
 pub use context::{Context, Readiness, Waiting};
 pub use http::{Limits, serve_router};
 pub use metrics::Metrics;
+pub use reload::Reloaded;
 pub use run::{Handle, SHUTDOWN_GRACE, run_program, start};
 
 /// One of the programs of the stack.
@@ -42,6 +44,9 @@ pub trait Role: 'static {
     /// The commented configuration that `init` prints. It must read as the default configuration; a test of the role
     /// holds it to that, with [`parse_config`].
     const EXAMPLE: &'static str;
+    /// Whether the role takes in a changed configuration while it runs: it calls [`Context::on_reload`]. `SIGHUP` then has
+    /// the file read again instead of ending the process, and there is the command `reload`.
+    const RELOADS: bool = false;
     /// The configuration, with `#[serde(deny_unknown_fields)]` on every struct (which rules out `flatten`).
     type Config: DeserializeOwned + CommonConfig + Send + Sync + 'static;
 

@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, runtime, signal::unix, task::JoinHandle, time::tim
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    CommonConfig, Context, Http, Log, Role,
+    CommonConfig, Context, Http, Log, Reloaded, Role,
     http::{self, Limits},
     logs,
 };
@@ -31,6 +31,20 @@ pub async fn start<R: Role>(config: R::Config) -> anyhow::Result<Handle> {
     start_program(R::NAME, &http, |cx| R::run(config, cx)).await
 }
 
+/// [`start`], with what reads the configuration again.
+pub(crate) async fn start_with<R: Role>(
+    config: R::Config,
+    load: impl Fn() -> Result<R::Config, String> + Send + Sync + 'static,
+) -> anyhow::Result<Handle> {
+    R::check(&config)?;
+    let http = config.http().clone();
+    let run = |cx: Context| {
+        cx.reload.set_load(load);
+        R::run(config, cx)
+    };
+    start_program(R::NAME, &http, run).await
+}
+
 /// Runs a program that has a command line of its own as [`main`](crate::main) runs a role: logs, pages, signals and exit
 /// code, 2 for a wrong `log.level` included. `RUST_LOG` goes before `log`. `name` is the binary's without `adit-`.
 pub fn run_program<F>(
@@ -49,7 +63,7 @@ where
         return ExitCode::from(MISUSE);
     }
     logs::start(log, rust_log.as_deref());
-    match to_the_end(name, until_signal(start_program(name, http, run))) {
+    match to_the_end(name, until_signal(start_program(name, http, run), false)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(()) => ExitCode::FAILURE,
     }
@@ -143,6 +157,11 @@ impl Handle {
         self.before_end(self.cx.listener(name)).await
     }
 
+    /// Gives the role a changed configuration, without a check. `None` if it takes in none.
+    pub fn reload<C: Send + 'static>(&self, config: C) -> Option<Reloaded> {
+        self.cx.reload.apply(config)
+    }
+
     /// Tells the role to stop. [`wait`](Self::wait) returns when it has.
     pub fn shutdown(&self) {
         self.cx.shutdown.cancel();
@@ -166,19 +185,35 @@ impl Handle {
 }
 
 /// Waits until what was started ends, or a signal ends it.
+///
+/// With `reloads`, `SIGHUP` has the configuration read again.
 pub(crate) async fn until_signal(
     start: impl Future<Output = anyhow::Result<Handle>>,
+    reloads: bool,
 ) -> anyhow::Result<()> {
     let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
     let mut terminate = unix::signal(unix::SignalKind::terminate())?;
+    let mut hangup = reloads.then(|| unix::signal(unix::SignalKind::hangup())).transpose()?;
     let handle = start.await?;
-    let shutdown = handle.cx.shutdown.clone();
+    let (shutdown, reload) = (handle.cx.shutdown.clone(), handle.cx.reload.clone());
     let mut end = pin!(handle.wait());
     loop {
+        let hung_up = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         let signal = tokio::select! {
             ended = &mut end => return ended,
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
+            _ = hung_up => {
+                let reload = reload.clone();
+                // Logged there. It reads files.
+                let _ = tokio::task::spawn_blocking(move || reload.run()).await;
+                continue;
+            }
         };
         if shutdown.is_cancelled() {
             bail!("{signal} again: not waiting for the shutdown to end");
