@@ -8,7 +8,7 @@ mod upstream;
 use std::fmt;
 
 use adit_mining::job::VERSION_ROLLING_MASK;
-use adit_service::{CommonConfig, ConfigError, Http, Log};
+use adit_service::{CommonConfig, ConfigError, Http, Log, Reloaded};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use auth::{Auth, AuthMode};
@@ -144,6 +144,36 @@ impl Config {
         between("miners.expected_shares_per_minute", expected, 0.01, 1e4)?;
         between("miners.worker_metrics", miners.worker_metrics, 0, 1_000)
     }
+}
+
+impl Config {
+    /// Takes in from a changed configuration what a running translator can, and says what that is and what must wait for
+    /// a restart. Each key must be in one of the two.
+    pub fn take_in(&mut self, new: &Self) -> Reloaded {
+        let Self { channels, listen, upstream, failover, miners, auth, firmware, http, log } = self;
+        let mut reloaded = Reloaded::default();
+        reloaded.note("channels", *channels != new.channels, false);
+        reloaded.note("listen", differ(listen, &new.listen), false);
+        reloaded.note("auth", differ(auth, &new.auth), false);
+        reloaded.note("firmware", *firmware != new.firmware, false);
+        reloaded.note("http", differ(http, &new.http), false);
+        reloaded.note("log", differ(log, &new.log), false);
+        let workers = miners.worker_metrics;
+        reloaded.note("miners.worker_metrics", workers != new.miners.worker_metrics, false);
+        let new_miners = Miners { worker_metrics: workers, ..new.miners.clone() };
+        reloaded.note("miners", differ(miners, &new_miners), true);
+        reloaded.note("upstream", *upstream != new.upstream, true);
+        reloaded.note("failover", *failover != new.failover, true);
+        *miners = new_miners;
+        upstream.clone_from(&new.upstream);
+        *failover = new.failover;
+        reloaded
+    }
+}
+
+/// Whether two parts of a configuration say something else.
+fn differ<T: fmt::Debug>(a: &T, b: &T) -> bool {
+    format!("{a:?}") != format!("{b:?}")
 }
 
 /// Highest difficulty that anybody may ask for: several times that of the network.

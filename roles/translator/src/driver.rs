@@ -47,6 +47,7 @@ impl Role for TranslatorRole {
     const NAME: &'static str = "translator";
     const ABOUT: &'static str = "Stratum V1 miners in, Stratum V2 extended channels out";
     const EXAMPLE: &'static str = EXAMPLE;
+    const RELOADS: bool = true;
     type Config = Config;
 
     fn check(config: &Config) -> Result<(), ConfigError> {
@@ -113,6 +114,14 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let status = hub.clone();
     cx.set_status(move || {
         status.try_with(|engine, now, _| engine.status(now)).unwrap_or(Value::Null)
+    });
+
+    let (reloaded, running) = (hub.clone(), Mutex::new(config.clone()));
+    cx.on_reload(move |new: Config| {
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = running.take_in(&new);
+        let _ = reloaded.try_with(|engine, now, out| engine.reload(&running, now, out));
+        changes
     });
 
     let mut tasks = JoinSet::new();

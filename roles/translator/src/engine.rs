@@ -16,6 +16,7 @@ mod miner;
 mod opening;
 mod payout;
 mod rate;
+mod reload;
 mod session;
 mod share;
 mod status;
@@ -151,25 +152,10 @@ struct Settings {
     listeners: Vec<Listener>,
 }
 
-/// What holds for miners that connect in one place.
-#[derive(Clone, Debug)]
-struct Listener {
-    name: Box<str>,
-    nominal_hash_rate: f64,
-    min_difficulty: f64,
-    suggested: Suggested,
-    auth: AuthMode,
-}
-
-impl TranslatorEngine {
-    /// A translator without connections. `entropy` spreads its attempts to connect.
-    ///
-    /// # Panics
-    /// If the configuration has no upstream; [`Config::check`] refuses that.
-    pub fn new(config: &Config, metrics: Metrics, now: Now, entropy: u64) -> Self {
-        let upstreams = Upstreams::new(&config.upstream, entropy);
+impl Settings {
+    fn new(config: &Config) -> Self {
         let miners = &config.miners;
-        let settings = Settings {
+        Self {
             channels: config.channels,
             failover: config.failover,
             vardiff: miners.vardiff,
@@ -190,7 +176,28 @@ impl TranslatorEngine {
                     auth: listen.auth.unwrap_or(config.auth.mode),
                 })
                 .collect(),
-        };
+        }
+    }
+}
+
+/// What holds for miners that connect in one place.
+#[derive(Clone, Debug)]
+struct Listener {
+    name: Box<str>,
+    nominal_hash_rate: f64,
+    min_difficulty: f64,
+    suggested: Suggested,
+    auth: AuthMode,
+}
+
+impl TranslatorEngine {
+    /// A translator without connections. `entropy` spreads its attempts to connect.
+    ///
+    /// # Panics
+    /// If the configuration has no upstream; [`Config::check`] refuses that.
+    pub fn new(config: &Config, metrics: Metrics, now: Now, entropy: u64) -> Self {
+        let upstreams = Upstreams::new(&config.upstream, entropy);
+        let settings = Settings::new(config);
         let mut extranonces = ExtranonceAllocator::new(&[], EXTRANONCE1_SIZE)
             .expect("a slice of four bytes behind nothing");
         // Some firmware takes an extranonce1 of zeroes for none: that slice is never given back.

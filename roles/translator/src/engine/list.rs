@@ -175,6 +175,25 @@ impl Upstreams {
         self.list.iter().map(|one| (&one.config, one.reason.as_str()))
     }
 
+    /// Another list. Those that stay keep what is known of them. Where the one at `index` is now, if it still is.
+    pub(super) fn replace(
+        &mut self,
+        configured: &[config::Upstream],
+        index: usize,
+    ) -> Option<usize> {
+        let current = self.get(index).config.url.clone();
+        let mut old = std::mem::take(&mut self.list);
+        self.list = configured.iter().map(Configured::new).collect();
+        for new in &mut self.list {
+            if let Some(place) = old.iter().position(|one| one.config.url == new.config.url) {
+                *new = Configured { config: new.config.clone(), ..old.swap_remove(place) };
+            }
+        }
+        // An attempt under way may be with one that is gone, or has another place now.
+        self.dialling = None;
+        self.list.iter().position(|one| one.config.url == current)
+    }
+
     fn wait(&mut self, index: usize, target: &DialTarget, reason: &str, until: Instant) {
         let configured = self.get_mut(index);
         // A server that stays away is not news.

@@ -257,3 +257,49 @@ fn a_coinbase_that_does_not_pay_the_expected_address_is_not_mined() {
 }
 
 const ADDRESS: &str = "bcrt1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqdku202";
+
+#[test]
+fn a_changed_configuration_does_not_touch_miners() {
+    let parse = |upstreams: &[&str], keepalive: u8| -> Config {
+        let upstreams: String = upstreams
+            .iter()
+            .map(|host| format!("[[upstream]]\nurl = \"stratum2+tcp://{host}.example:34254\"\n"))
+            .collect();
+        let more = format!("[miners]\nkeepalive_notify_seconds = {keepalive}\nworker_metrics = 3");
+        parse_config(&format!("{upstreams}{more}"), Path::new("/nowhere")).unwrap()
+    };
+    let mut net = two();
+    let mut running = parse(&["pool", "backup"], 45);
+    let reload = |net: &mut Net, running: &mut Config, new: &Config| {
+        let changes = running.take_in(new).to_string();
+        net.engine.reload(running, net.now, &mut net.out);
+        net.drain();
+        changes
+    };
+    let unchanged = running.clone();
+    assert_eq!(reload(&mut net, &mut running, &unchanged), "nothing has changed");
+    let mut new = parse(&["pool", "backup", "third"], 30);
+    new.listen.push(crate::config::Listen::default());
+    new.miners.worker_metrics = 4;
+    let changes = reload(&mut net, &mut running, &new);
+    let expected = "applied: miners, upstream; needs a restart: listen, miners.worker_metrics";
+    assert_eq!(changes, expected);
+    assert!(net.closed.is_empty() && net.engine.miners[&MINER].channel.is_some());
+    net.told(MINER);
+    net.pass(31 * SECOND);
+    assert_eq!(net.told(MINER).len(), 1, "the new keepalive");
+    // What could not be taken in is said again.
+    assert!(reload(&mut net, &mut running, &new).starts_with("needs a restart: listen"));
+
+    // One that goes before the present one is tried and, when it is well, worked for.
+    reload(&mut net, &mut running, &parse(&["new", "pool"], 30));
+    assert_eq!(net.works_for(), "pool.example:34254");
+    assert_eq!(net.fail_dial().target.host, "new.example");
+    // One that is not in the list any more is left; shares go there until there is other work.
+    reload(&mut net, &mut running, &parse(&["new"], 30));
+    let leaving = net.engine.miners[&MINER].leaving.as_ref().map(|channel| channel.id);
+    assert_eq!(leaving, Some(7));
+    net.pass(11 * SECOND);
+    assert_eq!(net.closed, [(net.upstream, "left-for-another")]);
+    assert_eq!(net.engine.miner_count(), 1);
+}

@@ -16,11 +16,12 @@ fn local() -> Net {
 
 /// What the driver is asked to verify.
 fn asked(net: &mut Net) -> Vec<(String, String)> {
-    let effects = net.out.take_effects();
+    let effects = std::mem::take(&mut net.effects);
     effects
+        .into_iter()
         .filter_map(|effect| match effect {
             Effect::Verify(login) => Some((login.user.into(), login.password.into())),
-            Effect::FannedOut(_) => None,
+            Effect::FannedOut(_) | Effect::Dial(_) => None,
         })
         .collect()
 }
