@@ -22,7 +22,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use adit_mining::{ExtranonceAllocator, Grouping, JobFactory, Payouts};
+use adit_mining::{Grouping, JobFactory, Payouts};
 use adit_service::ConfigError;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
@@ -36,6 +36,7 @@ use blocks::Solutions;
 use custom::Declarations;
 use downstream::Miner;
 use drain::{Destination, Draining};
+use prefixes::Extranonces;
 use setup::Offer;
 use shares::Ledger;
 use upstream::Provider;
@@ -78,9 +79,7 @@ pub struct PoolEngine {
 struct Core {
     settings: Settings,
     metrics: Metrics,
-    /// What every extranonce begins with.
-    server_id: u8,
-    extranonces: ExtranonceAllocator,
+    extranonces: Extranonces,
     /// Channels were given other prefixes since the start.
     renewed: bool,
     bench: Bench,
@@ -181,8 +180,7 @@ impl PoolEngine {
             core: Core {
                 settings,
                 metrics,
-                server_id: config.coinbase.server_id,
-                extranonces: prefixes::allocator(config.coinbase.server_id),
+                extranonces: Extranonces::new(config.coinbase.server_id),
                 renewed: false,
                 bench: Bench::new(JobFactory {
                     tag: config.coinbase.tag.clone().into_bytes(),

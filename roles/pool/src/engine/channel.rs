@@ -147,11 +147,7 @@ impl Channel {
     /// Gives back what the channel holds.
     pub(super) fn close(self, core: &mut Core) {
         for prefix in self.server.prefixes() {
-            // What no share was found on may be given to the next one at once, if need be.
-            match self.tally.accepted {
-                0 => core.extranonces.release_unused(prefix),
-                _ => core.extranonces.release(prefix),
-            };
+            core.extranonces.release(prefix, self.tally.accepted > 0);
         }
         core.metrics.channel_closed(self.server.kind());
         core.channels -= 1;

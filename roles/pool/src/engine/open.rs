@@ -166,7 +166,7 @@ impl Miner {
         out: &mut Outbox<Effect>,
     ) {
         let prefix = if core.accepts_max_target(request.max_target) {
-            core.extranonces.allocate().map_err(|_| "channel-capacity-exhausted")
+            core.extranonces.allocate().ok_or("channel-capacity-exhausted")
         } else {
             Err("max-target-out-of-range")
         };

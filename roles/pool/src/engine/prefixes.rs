@@ -1,6 +1,8 @@
 //! Other extranonce prefixes for channels that are open (`SetExtranoncePrefix`, spec 5.3.10).
 
-use adit_mining::ExtranonceAllocator;
+use std::collections::BTreeMap;
+
+use adit_mining::{Extranonce, ExtranonceAllocator};
 use adit_transport::Outbox;
 
 use super::{Effect, PoolEngine, SLICE_LEN};
@@ -10,17 +12,13 @@ impl PoolEngine {
     /// that were sent before count as before. Channels for which there is no prefix left keep theirs.
     pub fn renew_prefixes(&mut self, server_id: u8, out: &mut Outbox<Effect>) {
         let core = &mut self.core;
-        if core.server_id != server_id {
-            // Slices behind the former id come back to nobody: another process may have it.
-            core.server_id = server_id;
-            core.extranonces = allocator(server_id);
-        }
+        core.extranonces.move_to(server_id);
         core.renewed = true;
         let (mut renewed, mut kept) = (0, 0);
         for (peer, miner) in &mut self.miners {
             for channel in miner.channels.iter_mut() {
                 let server = &mut channel.server;
-                let Ok(prefix) = core.extranonces.allocate() else {
+                let Some(prefix) = core.extranonces.allocate() else {
                     kept += 1;
                     continue;
                 };
@@ -49,13 +47,57 @@ impl PoolEngine {
         }
         for channel in self.miners.values_mut().flat_map(|miner| miner.channels.iter_mut()) {
             while let Some(prefix) = channel.server.take_unused_prefix() {
-                self.core.extranonces.release(&prefix);
+                self.core.extranonces.release(&prefix, true);
             }
         }
     }
 }
 
-/// The extranonce space of a process.
-pub(super) fn allocator(server_id: u8) -> ExtranonceAllocator {
-    ExtranonceAllocator::new(&[server_id], SLICE_LEN).expect("a head of one byte, a slice of three")
+/// The extranonce spaces of this process: that of its `server_id`, and those of former ones, which channels and jobs may
+/// still have a part of.
+#[derive(Debug)]
+pub(super) struct Extranonces {
+    server_id: u8,
+    spaces: BTreeMap<u8, ExtranonceAllocator>,
+}
+
+impl Extranonces {
+    pub(super) fn new(server_id: u8) -> Self {
+        let mut extranonces = Self { server_id, spaces: BTreeMap::new() };
+        extranonces.move_to(server_id);
+        extranonces
+    }
+
+    fn move_to(&mut self, server_id: u8) {
+        self.server_id = server_id;
+        self.spaces.entry(server_id).or_insert_with(|| {
+            ExtranonceAllocator::new(&[server_id], SLICE_LEN)
+                .expect("a head of one byte, a slice of three")
+        });
+    }
+
+    /// The lowest free slice behind the present `server_id`; none where all are taken.
+    pub(super) fn allocate(&mut self) -> Option<Extranonce> {
+        self.spaces.get_mut(&self.server_id)?.allocate().ok()
+    }
+
+    /// Takes a slice back. What no share was found on may be given to the next one at once, if need be.
+    pub(super) fn release(&mut self, prefix: &Extranonce, used: bool) {
+        let Some(space) = prefix.first().and_then(|id| self.spaces.get_mut(id)) else { return };
+        if used {
+            space.release(prefix)
+        } else {
+            space.release_unused(prefix)
+        };
+    }
+
+    pub(super) fn new_prev_hash(&mut self) {
+        self.spaces.values_mut().for_each(ExtranonceAllocator::new_prev_hash);
+    }
+
+    /// Slices that are handed out.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> u64 {
+        self.spaces.values().map(ExtranonceAllocator::in_use).sum()
+    }
 }

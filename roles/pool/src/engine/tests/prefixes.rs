@@ -64,6 +64,28 @@ fn former_prefixes_are_free_when_no_job_has_them() {
 }
 
 #[test]
+fn a_server_id_that_comes_back_remembers_who_has_its_slices() {
+    let (mut sim, tp) = Sim::working("shares.vardiff = false");
+    let rig = sim.extended("a");
+    for server_id in [8, 7, 8, 7] {
+        renew(&mut sim, server_id);
+    }
+    sim.drop_frames_of(rig.peer);
+    let mut prefixes = vec![prefix(&sim.extended("b"))];
+    for tip in 2..5 {
+        sim.tip(tp, 0, tip.into(), tip);
+        prefixes.push(prefix(&sim.extended("c")));
+    }
+    let status = sim.engine.status(sim.now);
+    let shown =
+        |channel: &serde_json::Value| channel["extranonce_prefix"].as_str().unwrap().to_owned();
+    let mut all: Vec<String> = status["channels"].as_array().unwrap().iter().map(shown).collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 5, "{all:?}");
+}
+
+#[test]
 fn a_device_that_takes_standard_jobs_only_is_just_given_another() {
     let (mut sim, _) = Sim::working("shares.vardiff = false");
     let mut rig = sim.standard("a");
