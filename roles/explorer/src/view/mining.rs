@@ -58,7 +58,7 @@ fn template(role: &RoleView) -> Markup {
 }
 
 /// What is measured, and what it means.
-pub(crate) const LATENCIES: [(&str, &str); 14] = [
+const LATENCIES: [(&str, &str); 12] = [
     (
         "adit_template_provider_tip_latency_seconds",
         "New tip to its SetNewPrevHash handed to every client",
@@ -74,8 +74,6 @@ pub(crate) const LATENCIES: [(&str, &str); 14] = [
     ("adit_template_provider_rpc_duration_seconds", "Call to the node"),
     ("adit_jds_rpc_duration_seconds", "Call to the node"),
     ("adit_transport_handshake_seconds", "Noise handshake"),
-    ("adit_explorer_rpc_duration_seconds", "Call to the node"),
-    ("adit_explorer_page_seconds", "Page"),
 ];
 
 fn latencies(world: &World) -> Markup {

@@ -77,3 +77,14 @@ fn a_worker_is_listed_once_where_it_connects() {
     let v1 = &workers[1];
     assert_eq!((v1.at.as_str(), v1.accepted, v1.agents[0].as_str()), ("translator", 6, "bmminer"));
 }
+
+#[test]
+fn a_proxys_own_channel_is_no_worker() {
+    let world = lab([
+        json!({}),
+        json!({ "channels": [{ "identity": "farm", "hashrate": 1e3 }, { "identity": "a.b", "hashrate": 1.0 }] }),
+        json!({ "upstream": { "user_identity": "farm" }, "miners": [{ "user": "rig", "hashrate": 1e3 }] }),
+    ]);
+    let names: Vec<_> = workers::workers(&world).into_iter().map(|worker| worker.name).collect();
+    assert_eq!(names, ["rig", "a.b"]);
+}

@@ -93,7 +93,9 @@ pub fn workers(world: &World) -> Vec<Worker> {
         for channel in if summed.is_empty() { channels(state) } else { summed } {
             let name = worker_of(channel);
             let nearest = *told.entry(name.clone()).or_insert(role.kind());
-            if nearest != role.kind() || (role.kind() == Kind::Pool && proxies.contains(&&*name)) {
+            if nearest != role.kind()
+                || (role.kind() != Kind::Translator && proxies.contains(&&*name))
+            {
                 continue;
             }
             let key = (name.clone(), role.name().to_owned());
@@ -114,12 +116,14 @@ pub fn workers(world: &World) -> Vec<Worker> {
     workers
 }
 
-/// What a role in front of the pool calls itself there: the pool counts for it what its miners do.
+/// What a role in front of another calls itself there: its miners' work is counted under that name once more.
 fn own_names(role: &RoleView) -> Vec<&str> {
+    let state = role.state();
     match role.kind() {
         Kind::Jdc => {
-            list(&role.state()["upstreams"]).iter().map(|up| text(&up["user_identity"])).collect()
+            list(&state["upstreams"]).iter().map(|up| text(&up["user_identity"])).collect()
         }
+        Kind::Translator => vec![text(&state["upstream"]["user_identity"])],
         _ => Vec::new(),
     }
 }
