@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::checker::Checker;
 use crate::config::{Config, EXAMPLE, Listen};
-use crate::engine::{Declarator, Effect, Found, Jds};
+use crate::engine::{Declarator, Effect, Found, Jds, Summary};
 use crate::follow::Follow;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
@@ -109,6 +109,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     tasks.spawn(follow.run());
     tasks.spawn(mirror.run());
     tasks.spawn(checker.run());
+    tasks.spawn(summarise(hub.clone()));
     listen(&config, &cx, &hub, &mut tasks).await?;
 
     tokio::select! {
@@ -204,11 +205,26 @@ fn hand_in_found(hub: &Hub<Jds>, submitter: &Arc<Submitter<Node>>, submissions: 
     }
 }
 
+/// Tells once a minute how it goes, where anything does.
+async fn summarise(hub: Hub<Jds>) {
+    let mut before: Option<Summary> = None;
+    loop {
+        tokio::time::sleep(SUMMARY_INTERVAL).await;
+        let now = hub.with(|engine, _, _| engine.summary());
+        let Summary { clients, accepted, refused, mempool } = now;
+        if before.replace(now) != Some(now) {
+            tracing::info!(clients, accepted, refused, mempool, "so far");
+        }
+    }
+}
+
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Of a client's frame: `ProvideMissingTransactions.Success` with a whole block.
 const MAX_PAYLOAD: usize = 4_200_000;
+/// How often the log tells how it goes.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// What is under way when the process is to end.
 const LAST_SUBMISSIONS: Duration = Duration::from_secs(3);

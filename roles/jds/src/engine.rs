@@ -34,6 +34,7 @@ pub use bucket::Rate;
 pub use checks::{CheckAnswer, CheckRequest};
 pub use mempool::Entry;
 pub use solutions::Found;
+pub use status::Summary;
 
 use checks::Checks;
 use client::Client;
@@ -149,6 +150,8 @@ pub struct Jds {
     /// Bytes of declarations not answered yet.
     pending_bytes: usize,
     found: VecDeque<Found>,
+    /// Declarations accepted and refused so far.
+    answered: (u64, u64),
     /// For `/status`, newest last.
     refusals: VecDeque<status::Refused>,
     metrics: Metrics,
@@ -172,6 +175,7 @@ impl Jds {
             tokens_made: 0,
             pending_bytes: 0,
             found: VecDeque::new(),
+            answered: (0, 0),
             refusals: VecDeque::new(),
             metrics,
             settings,

@@ -2,14 +2,14 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use bitcoin::{BlockHash, OutPoint, Txid, hex::DisplayHex};
+use bitcoin::{BlockHash, OutPoint, Txid};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{
     BlockHeaderInfo, BlockTemplate, BlockchainInfo, MempoolEntry, MempoolTxids, NetworkInfo, Node,
     NodeError, ProposalResult, SubmitResult, Tip,
-    hex::{BytesResult, HashResult},
+    hex::{BytesResult, HashResult, encode},
     types::TxOutValue,
 };
 
@@ -117,8 +117,7 @@ impl Node {
             rules: &'static [&'static str],
             data: String,
         }
-        let proposal =
-            Proposal { mode: "proposal", rules: rules.names(), data: block.to_lower_hex_string() };
+        let proposal = Proposal { mode: "proposal", rules: rules.names(), data: encode(block) };
         let reason: Result<Option<String>, _> = self.query("getblocktemplate", [proposal]).await;
         match undecodable(reason) {
             Ok(reason) => Ok(ProposalResult::from_node(reason.as_deref())),
@@ -130,7 +129,7 @@ impl Node {
     pub async fn submitblock(&self, block: &[u8]) -> Result<SubmitResult, NodeError> {
         let deadline = SUBMIT_DEADLINE.max(self.timeout());
         let reason: Result<Option<String>, _> =
-            self.query_within("submitblock", [block.to_lower_hex_string()], deadline).await;
+            self.query_within("submitblock", [encode(block)], deadline).await;
         match undecodable(reason) {
             Ok(reason) => Ok(SubmitResult::from_node(reason.as_deref())),
             Err(e) => Err(e),

@@ -105,6 +105,16 @@ impl<'de> Deserialize<'de> for BytesResult {
     }
 }
 
+/// Lower-case digits of `bytes`: a block has a few millions, and is waited for.
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = vec![0; bytes.len() * 2];
+    for (digits, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
+    String::from_utf8(text).expect("digits")
+}
+
 /// True if `text` is exactly as many bytes as `out` takes.
 fn decode(text: &str, out: &mut [u8]) -> bool {
     let text = text.as_bytes();
@@ -136,7 +146,7 @@ const NIBBLES: [u8; 256] = {
 
 #[cfg(test)]
 mod tests {
-    use super::decode;
+    use super::{decode, encode};
 
     #[test]
     fn decodes_both_cases_and_nothing_else() {
@@ -147,5 +157,7 @@ mod tests {
             assert!(!decode(wrong, &mut out), "{wrong:?}");
         }
         assert!(decode("", &mut []));
+        assert_eq!(encode(&out), "00ffab90");
+        assert_eq!(encode(&[]), "");
     }
 }

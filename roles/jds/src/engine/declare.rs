@@ -353,6 +353,7 @@ impl Jds {
         if let Ok(new_mining_job_token) = B0255::new(&token) {
             out.send(peer, &DeclareMiningJobSuccess { request_id, new_mining_job_token });
         }
+        self.answered.0 += 1;
         self.metrics.accepted(now.instant.saturating_duration_since(received));
         if let Some(client) = self.clients.get_mut(&peer) {
             tracing::debug!(%peer, job = job.serial, height = job.height, "job accepted");
@@ -422,6 +423,7 @@ impl Jds {
         };
         out.send(peer, &message);
         tracing::debug!(%peer, request_id, code = refusal.code, details = refusal.details, "job refused");
+        self.answered.1 += 1;
         self.metrics.refused(refusal.code);
         if let Some(client) = self.clients.get_mut(&peer) {
             client.refused_total += 1;

@@ -14,7 +14,30 @@ pub(super) struct Refused {
     pub(super) details: String,
 }
 
+/// How it goes, in a few numbers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Summary {
+    /// Connected.
+    pub clients: usize,
+    /// Declarations accepted since the start.
+    pub accepted: u64,
+    /// Declarations refused since the start.
+    pub refused: u64,
+    /// Transactions of the node at hand.
+    pub mempool: usize,
+}
+
 impl Jds {
+    /// How it goes.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            clients: self.clients.len(),
+            accepted: self.answered.0,
+            refused: self.answered.1,
+            mempool: self.mempool.len(),
+        }
+    }
+
     /// The state as JSON.
     pub fn status(&self) -> Value {
         let clients: Vec<_> = self
