@@ -153,8 +153,20 @@ impl Config {
         let Self { channels, listen, upstream, failover, miners, auth, firmware, http, log } = self;
         let mut reloaded = Reloaded::default();
         reloaded.note("channels", *channels != new.channels, false);
+        // Of listeners, what is agreed on difficulty; where they are the same ones.
+        if listen.len() == new.listen.len() {
+            let pairs = listen.iter_mut().zip(&new.listen);
+            let changed = pairs.fold(false, |changed, (old, new)| old.take_terms(new) | changed);
+            reloaded.note("listen: difficulty", changed, true);
+        }
         reloaded.note("listen", differ(listen, &new.listen), false);
-        reloaded.note("auth", differ(auth, &new.auth), false);
+        reloaded.note("auth.mode", auth.mode != new.auth.mode, false);
+        // None at all is for when nobody is asked any more.
+        let users = !new.auth.users.is_empty();
+        reloaded.note("auth.users", auth.users != new.auth.users, users);
+        if users {
+            auth.users.clone_from(&new.auth.users);
+        }
         reloaded.note("firmware", *firmware != new.firmware, false);
         reloaded.note("http", differ(http, &new.http), false);
         reloaded.note("log", differ(log, &new.log), false);

@@ -84,6 +84,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let transport = cx.metrics.register(TransportMetrics::register);
 
     let verifier = Verifier::new(&config.auth.users)?;
+    let users = verifier.clone();
     // The hub owns what is done about effects, and that needs the hub.
     let later: Arc<Mutex<Option<Hub<TranslatorEngine>>>> = Arc::default();
     let (dials, mut wanted) = mpsc::unbounded_channel();
@@ -116,15 +117,8 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         status.try_with(|engine, now, _| engine.status(now)).unwrap_or(Value::Null)
     });
 
-    let (reloaded, running) = (hub.clone(), Mutex::new(config.clone()));
-    cx.on_reload(move |new: Config| {
-        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = running.take_in(&new);
-        let _ = reloaded.try_with(|engine, now, out| engine.reload(&running, now, out));
-        changes
-    });
-
     let mut tasks = JoinSet::new();
+    let mut certificates = Vec::new();
     for (index, listen) in config.listen.iter().enumerate() {
         let address = listen.address;
         let listener = TcpListener::bind(address)
@@ -133,18 +127,34 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         let name = listen.label(index);
         // As many as the configuration has, once for a run.
         cx.listening(String::leak(name.clone()), listener.local_addr()?);
+        let tls = listen.tls(index)?.map(Arc::new);
+        certificates.extend(tls.clone().map(|server| (index, listen.clone(), server)));
         let options = LineOptions {
             // The one that everybody has is simply that of the miners.
             label: Some(match (index, &listen.name) {
                 (0, None) => "Miner".to_owned(),
                 _ => format!("Miner:{name}"),
             }),
-            tls: listen.tls(index)?.map(Arc::new),
+            tls,
             proxies: listen.proxy_protocol.then(|| listen.trusted_proxies.clone().into()),
         };
         let (link, limits) = (Link::Miner(index as u8), listen_limits(listen));
         tasks.spawn(hub.serve_lines_with(listener, link, options, limits, cx.shutdown.clone()));
     }
+    let (reloaded, running) = (hub.clone(), Mutex::new(config.clone()));
+    cx.on_reload(move |new: Config| {
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = running.take_in(&new);
+        users.set_users(&running.auth.users);
+        // Certificates are renewed under the same names.
+        for (index, listen, server) in &certificates {
+            if let Err(error) = listen.renew_tls(*index, server) {
+                tracing::warn!(%error, "the certificate there was is shown on");
+            }
+        }
+        let _ = reloaded.try_with(|engine, now, out| engine.reload(&running, now, out));
+        changes
+    });
     for upstream in config.upstream.iter().filter(|upstream| upstream.url.authority.is_none()) {
         tracing::warn!(url = %upstream.url, "no authority key: anybody could answer in its place");
     }

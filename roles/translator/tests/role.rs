@@ -80,6 +80,30 @@ async fn page_says(handle: &Handle, path: &str, wanted: &str) {
     }
 }
 
+/// What a ping inside TLS is answered by a listener with this certificate.
+async fn ping_inside(address: SocketAddr, certificate: Vec<u8>) -> String {
+    let talk = tokio::task::spawn_blocking(move || {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.into()).unwrap();
+        let provider = rustls::crypto::ring::default_provider().into();
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "pool.example".try_into().unwrap();
+        let client = rustls::ClientConnection::new(config.into(), name).unwrap();
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut stream = rustls::StreamOwned::new(client, stream);
+        std::io::Write::write_all(&mut stream, format!("{PING}\n").as_bytes()).unwrap();
+        let mut answer = vec![0; PONG.len()];
+        std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    });
+    timeout(SOON, talk).await.unwrap().unwrap()
+}
+
 const SUBSCRIBE: &str = r#"{"id":1,"method":"mining.subscribe","params":["cgminer/4.11.1"]}"#;
 const PING: &str = r#"{"id":7,"method":"mining.ping","params":[]}"#;
 const PONG: &str = "{\"id\":7,\"result\":\"pong\",\"error\":null}\n";
@@ -177,27 +201,8 @@ async fn listeners_have_names_limits_and_terms_of_their_own() {
 
     // TLS: the listener hears a miner inside, and takes nothing else.
     let secure = listener(&handle, "secure").await;
-    let trusted = made.cert.der().clone();
-    let inside = tokio::task::spawn_blocking(move || {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(trusted).unwrap();
-        let provider = rustls::crypto::ring::default_provider().into();
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let name = "pool.example".try_into().unwrap();
-        let client = rustls::ClientConnection::new(config.into(), name).unwrap();
-        let stream = std::net::TcpStream::connect(secure).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        let mut stream = rustls::StreamOwned::new(client, stream);
-        std::io::Write::write_all(&mut stream, format!("{PING}\n").as_bytes()).unwrap();
-        let mut answer = vec![0; PONG.len()];
-        std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
-        String::from_utf8(answer).unwrap()
-    });
-    assert_eq!(timeout(SOON, inside).await.unwrap().unwrap(), PONG);
+    let trusted = made.cert.der().to_vec();
+    assert_eq!(ping_inside(secure, trusted).await, PONG);
 
     // A proxy says who its client is, and that is who is shown.
     let mut client = connect(listener(&handle, "proxied").await).await;
@@ -312,6 +317,80 @@ async fn a_storm_of_one_address_is_banned_and_others_are_not() {
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut other = Talk(BufReader::new(socket.connect(address).await.unwrap()));
     assert_eq!(other.ask(PING).await, PONG);
+    handle.shutdown();
+    timeout(SOON, handle.wait()).await.unwrap().unwrap();
+}
+
+/// The kernel's own list of sockets says which of them have a keepalive timer.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_kernel_asks_whether_a_miner_is_still_there() {
+    let more = "[[listen]]\naddress = \"127.0.0.1:0\"\ntcp_keepalive_seconds = 33";
+    let handle = started(nobody().await, more, Path::new("/")).await;
+    let address = listener(&handle, "miners").await;
+    let mut miner = connect(address).await;
+    assert_eq!(miner.ask(PING).await, PONG);
+    let own = format!(":{:04X}", address.port());
+    let kept = || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        sockets.lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            // Local address, state "established", and the kind of its timer.
+            fields[1].ends_with(&own) && fields[3] == "01" && fields[5].starts_with("02:")
+        })
+    };
+    let soon = async {
+        while !kept() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, soon).await.expect("a keepalive timer");
+    handle.shutdown();
+    timeout(SOON, handle.wait()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn users_and_certificates_are_renewed_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let renew = || {
+        let made = rcgen::generate_simple_self_signed(["pool.example".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("c.pem"), made.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("k.pem"), made.signing_key.serialize_pem()).unwrap();
+        made.cert.der().to_vec()
+    };
+    let text = |password: &str| {
+        let hash = adit_translator::auth::hash_password(password).unwrap();
+        format!(
+            "[[listen]]\naddress = \"127.0.0.1:0\"\n\
+             [[listen]]\naddress = \"127.0.0.1:0\"\nname = \"secure\"\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"\n\
+             [auth]\nmode = \"local\"\n[auth.users]\nfarm = \"{hash}\""
+        )
+    };
+    let (upstream, first) = (nobody().await, renew());
+    let handle = started(upstream, &text("old"), dir.path()).await;
+    let (plain, secure) = (listener(&handle, "miners").await, listener(&handle, "secure").await);
+    assert_eq!(ping_inside(secure, first).await, PONG);
+    let mut kept = connect(plain).await;
+    kept.ask(SUBSCRIBE).await;
+    let login = |password: &str| {
+        format!(r#"{{"id":2,"method":"mining.authorize","params":["farm.a","{password}"]}}"#)
+    };
+    assert!(kept.ask(&login("old")).await.contains("\"result\":true"));
+
+    let second = renew();
+    let config = format!(
+        "[http]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nurl = \"stratum2+tcp://{upstream}\"\n{}\n",
+        text("new")
+    );
+    let config: Config = parse_config(&config, dir.path()).unwrap();
+    let changes = handle.reload(config).unwrap().to_string();
+    assert_eq!(changes, "applied: auth.users");
+    assert_eq!(ping_inside(secure, second).await, PONG);
+    let mut later = connect(plain).await;
+    later.ask(SUBSCRIBE).await;
+    assert!(later.ask(&login("old")).await.contains("\"error\":[24,"));
+    assert!(later.ask(&login("new")).await.contains("\"result\":true"));
+    assert_eq!(kept.ask(PING).await, PONG, "who is there stays");
     handle.shutdown();
     timeout(SOON, handle.wait()).await.unwrap().unwrap();
 }

@@ -108,6 +108,22 @@ impl Listen {
     /// # Errors
     /// About the key at fault.
     pub fn tls(&self, index: usize) -> Result<Option<TlsServer>, ConfigError> {
+        self.with_tls(index, TlsServer::new)
+    }
+
+    /// Reads the files again, which may have changed.
+    ///
+    /// # Errors
+    /// About the key at fault; what was shown so far still is.
+    pub fn renew_tls(&self, index: usize, server: &TlsServer) -> Result<(), ConfigError> {
+        self.with_tls(index, |certificate, key| server.replace(certificate, key)).map(drop)
+    }
+
+    fn with_tls<T>(
+        &self,
+        index: usize,
+        make: impl FnOnce(&[u8], &[u8]) -> Result<T, TlsError>,
+    ) -> Result<Option<T>, ConfigError> {
         let (Some(certificate), Some(key)) = (&self.tls_certificate, &self.tls_key) else {
             return Ok(None);
         };
@@ -119,11 +135,23 @@ impl Listen {
         };
         let certificate = read("tls_certificate", certificate)?;
         let key = read("tls_key", key)?;
-        TlsServer::new(&certificate, &key).map(Some).map_err(|error| {
+        make(&certificate, &key).map(Some).map_err(|error| {
             let name =
                 if matches!(error, TlsError::Key(_)) { "tls_key" } else { "tls_certificate" };
             ConfigError::new(format!("listen[{index}].{name}"), error)
         })
+    }
+
+    /// Takes in what holds without opening a socket anew; whether something did change.
+    pub(super) fn take_terms(&mut self, new: &Self) -> bool {
+        let terms = |listen: &Self| {
+            (listen.nominal_hash_rate, listen.min_difficulty, listen.suggested_difficulty)
+        };
+        let changed = terms(self) != terms(new);
+        self.nominal_hash_rate = new.nominal_hash_rate;
+        self.min_difficulty = new.min_difficulty;
+        self.suggested_difficulty = new.suggested_difficulty;
+        changed
     }
 }
 

@@ -199,3 +199,22 @@ fn an_aggregated_channel_has_one_name() {
     }
     assert!(parse("channels = \"both\"").is_err());
 }
+
+#[test]
+fn terms_and_users_change_while_it_runs_and_sockets_do_not() {
+    let text = |more: &str, listen: &str, user: &str| {
+        let hash = crate::auth::cheap_hash("x");
+        let text =
+            format!("{UPSTREAM}[[listen]]\n{listen}\n{more}\n[auth.users]\n{user} = \"{hash}\"");
+        parse(&text).unwrap()
+    };
+    let mut running = text("", "min_difficulty = 1.0", "a");
+    let new = text("", "min_difficulty = 2.0\nmax_connections = 7", "b");
+    let changes = running.take_in(&new).to_string();
+    assert_eq!(changes, "applied: listen: difficulty, auth.users; needs a restart: listen");
+    assert_eq!(running.listen[0].min_difficulty, 2.0);
+    assert_ne!(running.listen[0].max_connections, 7, "until it is started anew");
+    assert!(running.auth.users.contains_key("b") && !running.auth.users.contains_key("a"));
+    let new = text("[auth]\nmode = \"local\"", "min_difficulty = 2.0", "b");
+    assert!(running.take_in(&new).to_string().ends_with("needs a restart: auth.mode"));
+}
