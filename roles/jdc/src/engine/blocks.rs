@@ -17,9 +17,11 @@ use crate::store::FoundBlock;
 const RESEND_INTERVAL: Duration = Duration::from_secs(10);
 /// Tips that came and were not the block, after which it is given up: a chain of six does not turn around.
 const OVERTAKEN_AFTER: u32 = 6;
-/// Blocks that are submitted again and again. There are more only on a chain whose blocks are easier than shares; then
-/// the oldest are overtaken anyway.
-const MAX_PENDING: usize = 4_096;
+/// Blocks on one tip that are submitted again: only one of them can be in the chain. There are more only on a chain whose
+/// blocks are as easy as shares, while nobody takes them; those are submitted once.
+const MAX_RIVALS: usize = 16;
+/// Blocks that are submitted again at all.
+const MAX_PENDING: usize = 1_024;
 
 /// Blocks whose fate is not known.
 #[derive(Debug)]
@@ -66,9 +68,10 @@ impl Core {
         };
         let mut pending = Pending { block: block.clone(), sent: None, tips_since: 0 };
         pending.submit(&self.providers, now, out);
-        self.solutions.add(pending, out);
-        // After what must not be late.
-        out.effect(Effect::Keep(Box::new(block)));
+        if self.solutions.add(pending) {
+            // After what must not be late.
+            out.effect(Effect::Keep(Box::new(block)));
+        }
     }
 }
 
@@ -79,13 +82,18 @@ impl Solutions {
         Self { pending: blocks.into_iter().map(pending).collect() }
     }
 
-    fn add(&mut self, pending: Pending, out: &mut Outbox<Effect>) {
-        if self.pending.len() >= MAX_PENDING {
-            let dropped = self.pending.remove(0);
-            tracing::error!(hash = %dropped.block.display_hash(), "too many blocks wait for their fate; this one is left");
-            out.effect(Effect::Settled(dropped.hash()));
+    /// Says whether the block is looked after.
+    fn add(&mut self, pending: Pending) -> bool {
+        let rival = |other: &&Pending| other.block.prev_hash == pending.block.prev_hash;
+        if self.pending.len() >= MAX_PENDING
+            || self.pending.iter().filter(rival).count() >= MAX_RIVALS
+        {
+            let hash = pending.block.display_hash();
+            tracing::debug!(hash, "one of many blocks on one tip: submitted once");
+            return false;
         }
         self.pending.push(pending);
+        true
     }
 
     /// Blocks whose fate is not known.
@@ -144,7 +152,7 @@ impl Pending {
         let block = &self.block;
         // Template ids mean nothing to another provider.
         let provider = providers.iter().find(|provider| provider.name == block.template_provider);
-        let peer = provider.and_then(|provider| provider.state.ready());
+        let peer = provider.and_then(Provider::ready);
         let (Some(peer), Ok(coinbase_tx)) = (peer, B064K::new(&block.coinbase_tx)) else { return };
         let message = SubmitSolution {
             template_id: block.template_id,

@@ -233,10 +233,19 @@ impl Desk {
             && claim.key.for_whom == plan.key.for_whom
             && claim.layout == plan.layout
             && (claim.tip.prev_hash, claim.tip.nbits) == (plan.tip.prev_hash, plan.tip.nbits);
-        if same {
-            claim.key = plan.key;
+        // One that was given up, say since its provider had no transactions of it any more, gets another chance.
+        let given_up = claim.custom.is_some()
+            && claim.key.for_whom != ForWhom::Solo
+            && claim.step == Step::Rest
+            && claim.accepted.is_none();
+        if !same || given_up {
+            return true;
         }
-        !same
+        claim.key = plan.key;
+        if let Step::Data { asked } = &mut claim.step {
+            *asked = false;
+        }
+        false
     }
 
     /// No job can be made of this.

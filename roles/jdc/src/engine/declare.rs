@@ -77,7 +77,7 @@ impl Core {
         if let Step::Data { asked } = &mut claim.step {
             if claim.data.is_none() {
                 if let (false, Some((provider, template_id))) = (*asked, claim.key.template)
-                    && let Some(peer) = providers.get(provider).and_then(|p| p.state.ready())
+                    && let Some(peer) = providers.get(provider).and_then(|p| p.ready())
                 {
                     *asked = true;
                     out.send(peer, &RequestTransactionData { template_id });
@@ -176,7 +176,7 @@ impl Core {
 
     /// A provider is back that was asked and cannot answer any more.
     pub(super) fn ask_for_data_again(&mut self, provider: usize, out: &mut Outbox<Effect>) {
-        let Some(peer) = self.providers[provider].state.ready() else { return };
+        let Some(peer) = self.providers[provider].ready() else { return };
         for claim in &self.desk.claims {
             if claim.step == (Step::Data { asked: true })
                 && let Some((its, template_id)) = claim.key.template

@@ -122,6 +122,11 @@ impl Provider {
         }
     }
 
+    /// The connection, where it may be asked for things: not before it was told what we add to coinbases (spec 7).
+    pub(super) fn ready(&self) -> Option<PeerId> {
+        self.state.ready().filter(|_| self.told.is_some())
+    }
+
     /// Whether its work is from this very connection.
     pub(super) fn has_fresh_work(&self) -> bool {
         self.well_since.is_some()
@@ -238,6 +243,9 @@ impl Core {
                     tracing::info!(provider = provider.name, "connected to the template provider");
                     self.metrics.connected("template-provider", &provider.name, true);
                     self.solutions.provider_ready(&provider.name);
+                    // Of one that is back it is known what to say.
+                    let back = provider.last_template_unix_ms.is_some();
+                    self.tell_constraints(back, out);
                     self.ask_for_data_again(index, out);
                 }
                 Err(reason) => {

@@ -209,12 +209,55 @@ fn a_template_under_another_id_is_no_other_job() {
     let mut sim = Sim::working("", 1);
     let mut miner = sim.extended(8);
     let from = sim.said.len();
-    // The same content: only the id and what depends on it differ, so the value must be that of template 1.
-    let first = sim.engine.core.desk.current().unwrap().template.clone().unwrap();
-    let plan_id = first.id;
-    sim.tip(plan_id, 1);
+    sim.template_like(5, 1, false);
     assert!(!miner.read(&sim));
-    assert!(sim.names(POOL, from).is_empty());
+    assert!(sim.names(POOL, from).is_empty() && sim.names(TP, from).is_empty());
+    // But blocks are submitted under the newer id.
+    miner.block(&mut sim);
+    let sent = sim.payloads(TP, td::SubmitSolution::TYPE, from);
+    assert_eq!(td::SubmitSolution::decode(&sent[0]).unwrap().0.template_id, 5);
+}
+
+#[test]
+fn a_provider_that_is_back_is_told_what_we_add_before_it_is_asked_anything() {
+    let mut sim = Sim::new("", 1);
+    sim.answers_data = false;
+    for link in [POOL, JDS, TP] {
+        sim.connect(link);
+    }
+    sim.tip(1, 1);
+    let mut miner = sim.extended(8);
+    miner.block(&mut sim);
+    sim.lose(TP);
+    let from = sim.said.len();
+    sim.connect(TP);
+    sim.pass(Duration::from_millis(200));
+    assert_eq!(
+        sim.names(TP, from),
+        [
+            "SetupConnection",
+            "CoinbaseOutputConstraints",
+            "RequestTransactionData",
+            "SubmitSolution"
+        ]
+    );
+    // What it gives then is the same, under another id: that is the one to ask for.
+    let from = sim.said.len();
+    sim.template_like(7, 1, true);
+    sim.prev_hash(7, [1; 32]);
+    let asked = sim.payloads(TP, td::RequestTransactionData::TYPE, from);
+    assert_eq!(td::RequestTransactionData::decode(&asked[0]).unwrap().0.template_id, 7);
+    sim.give_data(7);
+    assert_eq!(sim.shares(0, from).len(), 1);
+    // One that it has no transactions of is tried again under its next id.
+    let tp = sim.peer(TP);
+    sim.tip(8, 8);
+    let error_code = adit_sv2::codec::Str0255::cut("template-id-not-found");
+    sim.send(tp, &td::RequestTransactionDataError { template_id: 8, error_code });
+    let from = sim.said.len();
+    sim.template_like(9, 8, false);
+    sim.give_data(9);
+    assert_eq!(sim.payloads(POOL, SetCustomMiningJob::TYPE, from).len(), 1);
 }
 
 #[test]
@@ -288,7 +331,8 @@ fn blocks_of_a_former_run_are_submitted_to_their_provider() {
     let elsewhere = FoundBlock { template_provider: "other:1".to_owned(), ..block.clone() };
     let mut sim = Sim::with_pending("", 1, vec![block, elsewhere]);
     sim.connect(TP);
-    sim.pass(Duration::from_millis(100));
+    // After it was told what is added to coinbases, which is known when the pool is, or after a second.
+    sim.pass(Duration::from_millis(1_200));
     let sent = sim.payloads(TP, td::SubmitSolution::TYPE, 0);
     assert_eq!(sent.len(), 1);
     assert_eq!(td::SubmitSolution::decode(&sent[0]).unwrap().0.template_id, 77);

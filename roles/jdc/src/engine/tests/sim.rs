@@ -337,12 +337,17 @@ impl Sim {
 
     /// A template, of which nothing but its id and value differs from others.
     pub(super) fn template(&mut self, id: u64, future: bool) {
+        self.template_like(id, id, future);
+    }
+
+    /// A template with the content of another.
+    pub(super) fn template_like(&mut self, id: u64, content: u64, future: bool) {
         let peer = self.peer(Link::TemplateProvider(0));
         // A witness commitment, so that the coinbase has a witness.
         let mut outputs = vec![0; 8];
         outputs.extend([38, 0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed]);
         outputs.extend([0x5c; 32]);
-        let path = [sha256d(&id.to_le_bytes())];
+        let path = [sha256d(&content.to_le_bytes())];
         let message = td::NewTemplate {
             template_id: id,
             future_template: future,
@@ -350,7 +355,7 @@ impl Sim {
             coinbase_tx_version: 2,
             coinbase_prefix: B0255::new(&[0x01, 0x65]).unwrap(),
             coinbase_tx_input_sequence: 0xffff_fffe,
-            coinbase_tx_value_remaining: 5_000_000_000 + id,
+            coinbase_tx_value_remaining: 5_000_000_000 + content,
             coinbase_tx_outputs_count: 1,
             coinbase_tx_outputs: B064K::new(&outputs).unwrap(),
             coinbase_tx_locktime: 0,
