@@ -157,7 +157,7 @@ mod tests {
             assert!(!decode(wrong, &mut out), "{wrong:?}");
         }
         assert!(decode("", &mut []));
-        assert_eq!(encode(&out), "00ffab90");
+        assert_eq!(encode(&[0x00, 0xff, 0xab, 0x90]), "00ffab90");
         assert_eq!(encode(&[]), "");
     }
 }
