@@ -1,8 +1,7 @@
 //! Pages about a chain and the roles that mine on it.
 //!
-//! [`watch`] asks the node and the roles in the background and keeps a [`World`](world::World) and an
-//! [`Index`](index::Index) of the newest blocks; [`web`] makes pages of them, and asks the node only for what a page is
-//! about. Nothing is written to disk.
+//! A task in the background (`watch`) asks the node and the roles, and keeps a [`World`] and an [`Index`] of the newest
+//! blocks; `web` makes pages of them, and asks the node only for what a page is about. Nothing is written to disk.
 
 pub mod attribution;
 pub mod coinbase;
