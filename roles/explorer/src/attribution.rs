@@ -36,14 +36,34 @@ impl FoundBy {
 pub struct Signs {
     prefixes: Vec<Prefix>,
     records: Vec<Record>,
+    /// Who names its miners how, by role.
+    names: Vec<(usize, String)>,
 }
 
-/// A start of an extranonce that was given to somebody.
+/// A part of an extranonce that was given to somebody.
 #[derive(Debug)]
 struct Prefix {
-    bytes: Vec<u8>,
+    /// How it begins.
+    start: Vec<u8>,
+    /// What stands so many bytes before its end, behind what its owner's upstream put between: a JDC's.
+    inner: Option<(Vec<u8>, usize)>,
     role: usize,
     worker: String,
+}
+
+impl Prefix {
+    fn is_in(&self, extranonce: &[u8]) -> bool {
+        let inner = self.inner.as_ref().is_none_or(|(inner, behind)| {
+            let end = extranonce.len().checked_sub(*behind);
+            let place = end.and_then(|end| Some(end.checked_sub(inner.len())?..end));
+            place.is_some_and(|place| extranonce[place] == inner[..])
+        });
+        extranonce.starts_with(&self.start) && inner
+    }
+
+    fn len(&self) -> usize {
+        self.start.len() + self.inner.as_ref().map_or(0, |(inner, _)| inner.len())
+    }
 }
 
 /// A block that a role says it found.
@@ -61,6 +81,8 @@ impl Signs {
         let mut signs = Self::default();
         for (role, view) in world.roles.iter().enumerate() {
             let state = view.state();
+            let miners = [channels(state), list(&state["connections"])].concat();
+            signs.names.extend(miners.iter().map(|miner| (role, worker_of(miner))));
             match view.kind() {
                 Kind::Pool | Kind::Jdc => {
                     for block in list(&state["blocks"]) {
@@ -71,26 +93,33 @@ impl Signs {
                             declared: text(&block["job"]) == "custom",
                         });
                     }
+                    // A JDC's channels lie within the one that it has at its pool.
+                    let mut upstreams = list(&state["upstreams"]).iter();
+                    let used = |up: &&Value| up["in_use"] == Value::Bool(true);
+                    let outer = upstreams.rfind(used).map(|up| text(&up["extranonce_prefix"]));
                     for channel in channels(state) {
-                        signs.prefix(
-                            role,
-                            text(&channel["extranonce_prefix"]),
-                            "",
-                            &worker_of(channel),
-                        );
+                        let own = text(&channel["extranonce_prefix"]);
+                        let behind = channel["extranonce_size"].as_u64().unwrap_or(0) as usize;
+                        match outer {
+                            Some(outer) => {
+                                let inner = unhex(own).map(|inner| (inner, behind));
+                                signs.prefix(role, outer, inner, &worker_of(channel));
+                            }
+                            None => signs.prefix(role, own, None, &worker_of(channel)),
+                        }
                     }
                 }
                 Kind::Translator => {
                     for miner in list(&state["miners"]) {
                         let prefix = text(&miner["channel"]["extranonce_prefix"]);
                         let own = text(&miner["extranonce1"]);
-                        signs.prefix(role, prefix, own, &worker_of(miner));
+                        signs.prefix(role, &format!("{prefix}{own}"), None, &worker_of(miner));
                     }
                 }
                 Kind::MiningDevice => {
                     for connection in list(&state["connections"]) {
                         for prefix in list(&connection["extranonce_prefixes"]) {
-                            signs.prefix(role, text(prefix), "", &worker_of(connection));
+                            signs.prefix(role, text(prefix), None, &worker_of(connection));
                         }
                     }
                 }
@@ -110,11 +139,27 @@ impl Signs {
         signs
     }
 
-    fn prefix(&mut self, role: usize, start: &str, more: &str, worker: &str) {
-        let bytes = unhex(&format!("{start}{more}")).unwrap_or_default();
-        if !bytes.is_empty() {
-            self.prefixes.push(Prefix { bytes, role, worker: worker.to_owned() });
+    fn prefix(&mut self, role: usize, start: &str, inner: Option<(Vec<u8>, usize)>, worker: &str) {
+        let start = unhex(start).unwrap_or_default();
+        let prefix = Prefix { start, inner, role, worker: worker.to_owned() };
+        if prefix.len() > 0 {
+            self.prefixes.push(prefix);
         }
+    }
+
+    /// The role nearest to the miner of this name below another: where it connects, and the miner itself if there is
+    /// only one.
+    fn nearest(&self, worker: &str, above: usize, world: &World, topology: &Topology) -> usize {
+        let named = self.names.iter().filter(|(role, name)| {
+            name == worker && (*role == above || topology.is_below(*role, above))
+        });
+        let mut roles: Vec<usize> = named.map(|(role, _)| *role).collect();
+        roles.sort_unstable();
+        roles.dedup();
+        let kind = |role: &usize| world.roles[*role].kind();
+        let miners = roles.iter().filter(|role| kind(role) == Kind::MiningDevice).count();
+        roles.retain(|role| miners < 2 || kind(role) != Kind::MiningDevice);
+        roles.into_iter().max_by_key(kind).unwrap_or(above)
     }
 
     /// What they say of a block.
@@ -128,11 +173,20 @@ impl Signs {
         let extranonce = block.coinbase.extranonce();
         let matching = self.prefixes.iter().filter(|prefix| {
             let below = prefix.role == record.role || topology.is_below(prefix.role, record.role);
-            extranonce.starts_with(&prefix.bytes) && below
+            below && prefix.is_in(extranonce)
         });
         // Of equally long ones the role nearest to the miner, which is the last kind.
-        let leaf = matching.max_by_key(|p| (p.bytes.len(), world.roles[p.role].kind()));
-        let end = leaf.map_or(record.role, |leaf| leaf.role);
+        let leaf = matching.max_by_key(|p| (p.len(), world.roles[p.role].kind()));
+        let (end, worker) = match leaf {
+            Some(leaf) if !leaf.worker.is_empty() => (leaf.role, &leaf.worker),
+            Some(leaf) => (leaf.role, &record.worker),
+            None => (record.role, &record.worker),
+        };
+        // A prefix that only a server knows leads on by the miner's name.
+        let end = match leaf {
+            Some(_) => self.nearest(worker, end, world, topology),
+            None => end,
+        };
         let mut path = topology.path(end);
         if path.is_empty() {
             path.push(world.roles[end].name().to_owned());
@@ -152,9 +206,7 @@ impl Signs {
         if path.is_empty() {
             return FoundBy::default();
         }
-        let worker = leaf.map_or("", |leaf| &leaf.worker);
-        let worker = if worker.is_empty() { &record.worker } else { worker };
-        let leaf_rank = leaf.map_or(0, |leaf| 1 + world.roles[leaf.role].kind() as u8);
+        let leaf_rank = leaf.map_or(0, |_| 1 + world.roles[end].kind() as u8);
         FoundBy {
             worker: Some(worker.to_owned()).filter(|worker| !worker.is_empty()),
             declared: records.iter().any(|record| record.declared),

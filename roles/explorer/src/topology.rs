@@ -30,20 +30,26 @@ pub struct Topology {
     /// URLs of nodes beside the explorer's own.
     pub other_nodes: Vec<String>,
     names: Vec<String>,
+    kinds: Vec<Kind>,
 }
 
 impl Topology {
     /// Finds it.
     pub fn of(world: &World, node_url: &str) -> Self {
         let names = world.roles.iter().map(|role| role.name().to_owned()).collect();
-        let mut topology = Self { names, ..Self::default() };
+        let kinds = world.roles.iter().map(RoleView::kind).collect();
+        let mut topology = Self { names, kinds, ..Self::default() };
         let endpoints = endpoints(world);
         for (index, role) in world.roles.iter().enumerate() {
             let mut upstreams = match &role.keys.upstream {
-                Some(named) => topology.named(named),
-                None => topology.found(world, role, &endpoints, node_url),
+                Some(named) if !named.is_empty() => topology.named(named),
+                _ => topology.found(world, role, &endpoints, node_url),
             };
-            upstreams.retain(|upstream| *upstream != Place::Role(index));
+            // A JDS stands beside its pool: it has its work from the node.
+            let is_pool = |place: &Place| matches!(place, Place::Role(index) if world.roles[*index].kind() == Kind::Pool);
+            upstreams.retain(|upstream| {
+                *upstream != Place::Role(index) && !(role.kind() == Kind::Jds && is_pool(upstream))
+            });
             upstreams.sort_unstable();
             upstreams.dedup();
             topology.edges.extend(upstreams.into_iter().map(|up| (Place::Role(index), up)));
@@ -84,8 +90,16 @@ impl Topology {
                     break;
                 }
             }
-            // The mining side, where a role has several: what declares jobs is not on the way of a share.
-            match self.upstreams(at).max_by_key(|up| self.layer(*up)) {
+            // Shares go to another mining server, where there is one.
+            let mining = |up: &Place| match up {
+                Place::Role(index) => match self.kinds[*index] {
+                    Kind::Pool | Kind::Jdc | Kind::Translator => 3,
+                    Kind::TemplateProvider => 2,
+                    Kind::Jds | Kind::MiningDevice => 1,
+                },
+                Place::Node | Place::OtherNode(_) => 0,
+            };
+            match self.upstreams(at).max_by_key(|up| (mining(up), self.layer(*up))) {
                 Some(up) => at = up,
                 None => break,
             }

@@ -20,6 +20,7 @@ fn world() -> World {
         role("sv1", Kind::MiningDevice, &["translator"]),
         role("sv2", Kind::MiningDevice, &["pool"]),
         role("stranger", Kind::MiningDevice, &["node"]),
+        role("rig", Kind::MiningDevice, &["jdc"]),
     ];
     let mut world = World::new(&keys);
     let status = [
@@ -32,11 +33,15 @@ fn world() -> World {
             ],
             "channels": [{ "identity": "lab.sv2", "extranonce_prefix": "01000001" }],
         }),
-        json!({ "channels": [{ "identity": "home.rig", "extranonce_prefix": "0777" }] }),
+        json!({
+            "upstreams": [{ "in_use": true, "extranonce_prefix": "0777" }],
+            "channels": [{ "identity": "home.rig", "extranonce_prefix": "000001", "extranonce_size": 2 }],
+        }),
         json!({ "miners": [{ "user": "lab.sv1", "extranonce1": "00000001", "channel": { "extranonce_prefix": "01000002" } }] }),
         json!({ "connections": [{ "user": "lab.sv1", "extranonce_prefixes": ["0100000200000001"] }] }),
         json!({ "connections": [{ "user": "lab.sv2", "extranonce_prefixes": ["01000001"] }] }),
         json!({ "connections": [{ "user": "other", "extranonce_prefixes": ["010000020000000177"] }] }),
+        json!({ "connections": [{ "user": "home.rig", "extranonce_prefixes": ["000001"] }] }),
     ];
     for (role, state) in world.roles.iter_mut().zip(status) {
         role.health.up();
@@ -69,9 +74,9 @@ fn blocks_are_traced_to_their_miner() {
     let mut index = index(&[
         ("one", "010000020000000177aa"),
         ("two", "0100000155"),
-        ("three", "077701"),
+        ("three", "07770000000001aabb"),
         ("unseen", "0100000155"),
-        ("solo", "077702"),
+        ("solo", "0777000001aacc"),
         ("strange", "ff"),
     ]);
     assert!(attribute(index.newest_mut(), &world, &topology));
@@ -82,13 +87,13 @@ fn blocks_are_traced_to_their_miner() {
     assert_eq!(found(1).path, ["pool", "sv2"]);
     assert_eq!(found(1).worker.as_deref(), Some("lab.sv2"));
     // The pool knows the JDC's channel alone, the JDC who is behind it.
-    assert_eq!(found(2).path, ["pool", "jdc"]);
+    assert_eq!(found(2).path, ["pool", "jdc", "rig"]);
     assert_eq!(found(2).worker.as_deref(), Some("home.rig"));
     assert!(found(2).declared && !found(1).declared);
     // No role says that it found this one, whatever its extranonce.
     assert!(!found(3).is_known());
     // No pool says that it was paid for this one.
-    assert_eq!(found(4).path, ["jdc"]);
+    assert_eq!(found(4).path, ["jdc", "rig"]);
     assert_eq!(found(4).worker.as_deref(), Some("home.rig"));
     // Submitted here, but nobody's that is known.
     assert!(!found(5).is_known());

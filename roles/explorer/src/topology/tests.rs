@@ -164,6 +164,9 @@ fn what_is_configured_goes_before_what_is_found() {
     assert_eq!(paths(&lab), ["pool", "pool jdc", "pool jdc miner"]);
     lab.roles[2].keys.upstream = Some(vec!["pool".to_owned()]);
     assert_eq!(paths(&lab)[2], "pool miner");
+    lab.roles[2].keys.upstream = Some(Vec::new());
+    assert_eq!(paths(&lab)[2], "pool jdc miner");
+    lab.roles[2].keys.upstream = Some(vec!["pool".to_owned()]);
     // A ring does not hang anything.
     lab.roles[0].keys.upstream = Some(vec!["miner".to_owned()]);
     let topology = Topology::of(&lab, NODE_URL);

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::format::{cut, grouped, hashrate, span};
+use super::format::{count, cut, grouped, hashrate, span};
 use super::layout::Plan;
 use super::parts::kind_mark;
 use crate::attribution::channels;
@@ -25,9 +25,9 @@ struct Figure {
 }
 
 /// Sizes in the picture's own unit.
-const WIDTH: f64 = 206.0;
+const WIDTH: f64 = 194.0;
 const HEIGHT: f64 = 92.0;
-const GAP: f64 = 52.0;
+const GAP: f64 = 44.0;
 /// Characters that fit into a line of a box.
 const LINE: usize = 29;
 
@@ -120,7 +120,7 @@ fn drawn_figure(figure: &Figure, x: f64, y: f64) -> Markup {
             title { (figure.title) }
             rect.box width=(WIDTH) height=(HEIGHT) rx="12" {}
             circle.dot cx="18" cy="21" r="5" {}
-            text.name x="31" y="26" { (cut(&figure.name, 20)) }
+            text.name x="31" y="26" { (cut(&figure.name, 19)) }
             @for (at, line) in figure.lines.iter().take(2).enumerate() {
                 text.line x="14" y=(49 + at * 18) { (cut(line, LINE)) }
             }
@@ -222,7 +222,7 @@ fn activity(role: &RoleView) -> Vec<String> {
             let clients = list(&state["clients"]).len();
             vec![
                 format!("template {age} old, {} tx", number(&template["transactions"])),
-                format!("{clients} client{}", if clients == 1 { "" } else { "s" }),
+                count(clients as u64, "client"),
             ]
         }
         Kind::Pool | Kind::Jdc => {
@@ -230,10 +230,10 @@ fn activity(role: &RoleView) -> Vec<String> {
             let blocks = list(&state["blocks"]).len();
             let open = state["channels_open"].as_u64().unwrap_or(channels(state).len() as u64);
             vec![
-                format!("{open} channel{}, {}", if open == 1 { "" } else { "s" }, hashrate(rate)),
+                format!("{}, {}", count(open, "channel"), hashrate(rate)),
                 match role.kind() {
                     Kind::Pool => {
-                        format!("{blocks} block{} found", if blocks == 1 { "" } else { "s" })
+                        format!("{} found", count(blocks as u64, "block"))
                     }
                     _ => match text(&state["source"]) {
                         "declared" => "own jobs, declared".to_owned(),
@@ -248,16 +248,16 @@ fn activity(role: &RoleView) -> Vec<String> {
         Kind::Jds => {
             let clients = list(&state["clients"]).len();
             vec![
-                format!("{clients} client{}", if clients == 1 { "" } else { "s" }),
-                format!("{} declared jobs", number(&state["jobs"])),
+                count(clients as u64, "client"),
+                count(state["jobs"].as_u64().unwrap_or(0), "declared job"),
             ]
         }
         Kind::Translator => {
             let miners = state["miners_total"].as_u64().unwrap_or(0);
             let rate = state["hashrate"].as_f64().unwrap_or(0.0);
             vec![
-                format!("{miners} miner{}, {}", if miners == 1 { "" } else { "s" }, hashrate(rate)),
-                format!("{} shares", number(&state["shares"]["accepted"])),
+                format!("{}, {}", count(miners, "miner"), hashrate(rate)),
+                count(state["shares"]["accepted"].as_u64().unwrap_or(0), "share"),
             ]
         }
         Kind::MiningDevice => vec![

@@ -58,7 +58,7 @@ fn template(role: &RoleView) -> Markup {
 }
 
 /// What is measured, and what it means.
-const LATENCIES: [(&str, &str); 12] = [
+const LATENCIES: [(&str, &str); 11] = [
     (
         "adit_template_provider_tip_latency_seconds",
         "New tip to its SetNewPrevHash handed to every client",
@@ -73,7 +73,6 @@ const LATENCIES: [(&str, &str); 12] = [
     ("adit_jds_check_wait_seconds", "Declared block waiting for its check"),
     ("adit_template_provider_rpc_duration_seconds", "Call to the node"),
     ("adit_jds_rpc_duration_seconds", "Call to the node"),
-    ("adit_transport_handshake_seconds", "Noise handshake"),
 ];
 
 fn latencies(world: &World) -> Markup {

@@ -69,8 +69,8 @@ pub fn block_table<'b>(world: &World, blocks: impl Iterator<Item = &'b BlockSumm
             table.blocks {
                 thead {
                     tr {
-                        th { "Height" } th { "Age" } th { "Found by" } th { "Worker" } th { "Coinbase tag" }
-                        th.num { "Transactions" } th.num { "Reward" } th.num { "Fees" } th { "Hash" }
+                        th { "Height" } th { "Age" } th { "Found by" } th { "Coinbase tag" }
+                        th.num { "Tx" } th.num { "Reward" } th.num { "Fees" } th { "Hash" }
                     }
                 }
                 tbody {
@@ -78,8 +78,7 @@ pub fn block_table<'b>(world: &World, blocks: impl Iterator<Item = &'b BlockSumm
                         tr {
                             td { a.height href={ "/block/" (block.height) } { (grouped(block.height.into())) } }
                             td { (ago(block.time)) }
-                            td { (found_by(world, &block.found_by)) }
-                            td { (worker(&block.found_by)) }
+                            td { (found_by(world, &block.found_by)) div.by { (worker(&block.found_by)) } }
                             td { (tag(&block.coinbase.tag())) }
                             td.num { (grouped(block.transactions as u64)) }
                             td.num { (btc(block.reward)) }
