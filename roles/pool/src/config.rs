@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
-use adit_service::{Authority, CommonConfig, ConfigError, ConfigPath, Http, Log, SHUTDOWN_GRACE};
+use adit_service::{
+    Authority, CommonConfig, ConfigError, ConfigPath, Http, Log, Reloaded, SHUTDOWN_GRACE,
+};
 use adit_sv2::keys::{AuthorityPublicKey, Sv2Url};
 use adit_sv2::tlv::WORKER_HASHRATE_TRACKING;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -408,6 +410,50 @@ impl Config {
         between("drain.per_second", self.drain.per_second, 1, 1_000_000)
     }
 
+    /// Takes in from a changed configuration what a running pool can, and says what that is and what must wait for a
+    /// restart. Each key must be in one of the two.
+    pub fn take_in(&mut self, new: &Self) -> Reloaded {
+        // All of them, so that none is forgotten.
+        let Self {
+            network,
+            listen,
+            authority,
+            template_provider,
+            coinbase,
+            shares,
+            channels,
+            mining,
+            job_declaration,
+            drain,
+            store,
+            http,
+            log,
+        } = self;
+        let mut reloaded = Reloaded::default();
+        reloaded.note("network", *network != new.network, false);
+        reloaded.note("listen", differ(listen, &new.listen), false);
+        reloaded.note("authority", differ(authority, &new.authority), false);
+        let providers = differ(template_provider, &new.template_provider);
+        reloaded.note("template_provider", providers, false);
+        reloaded.note("coinbase.output", coinbase.output != new.coinbase.output, false);
+        reloaded.note("coinbase.tag", coinbase.tag != new.coinbase.tag, false);
+        reloaded.note("coinbase.server_id", coinbase.server_id != new.coinbase.server_id, true);
+        reloaded.note("shares", differ(shares, &new.shares), true);
+        reloaded.note("channels", differ(channels, &new.channels), true);
+        reloaded.note("mining", differ(mining, &new.mining), false);
+        reloaded.note("job_declaration", differ(job_declaration, &new.job_declaration), true);
+        reloaded.note("drain", differ(drain, &new.drain), true);
+        reloaded.note("store", differ(store, &new.store), false);
+        reloaded.note("http", differ(http, &new.http), false);
+        reloaded.note("log", differ(log, &new.log), false);
+        coinbase.server_id = new.coinbase.server_id;
+        *shares = new.shares.clone();
+        *channels = new.channels.clone();
+        *job_declaration = new.job_declaration.clone();
+        *drain = new.drain.clone();
+        reloaded
+    }
+
     /// The output that is paid.
     ///
     /// # Errors
@@ -421,6 +467,11 @@ impl Config {
     pub fn allow_above_network_difficulty(&self) -> bool {
         self.shares.allow_above_network_difficulty.unwrap_or(self.network == Network::Regtest)
     }
+}
+
+/// Whether two parts of a configuration say something else.
+fn differ<T: fmt::Debug>(a: &T, b: &T) -> bool {
+    format!("{a:?}") != format!("{b:?}")
 }
 
 fn between<T: PartialOrd + fmt::Display>(

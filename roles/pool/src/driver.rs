@@ -47,6 +47,7 @@ impl Role for Pool {
     const NAME: &'static str = "pool";
     const ABOUT: &'static str = "Stratum V2 pool";
     const EXAMPLE: &'static str = EXAMPLE;
+    const RELOADS: bool = true;
     type Config = Config;
 
     fn check(config: &Config) -> Result<(), ConfigError> {
@@ -112,13 +113,23 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         backdate: CERTIFICATE_BACKDATE,
     };
     let server = Arc::new(NoiseServer::new(config.authority.load()?, validity)?);
-    let server_id = config.coinbase.server_id;
     let payout = config.payout()?.describe(config.network.into());
     tracing::info!(payout, authority_key = %server.authority(), "miners connect with this authority key");
     cx.listening("miners", listener.local_addr()?);
     let about = About { payout, authority_key: server.authority().to_string(), fan_outs };
     set_status(&cx, &hub, &store, about);
 
+    let running = Arc::new(Mutex::new(config.clone()));
+    cx.on_reload({
+        let (hub, running) = (hub.clone(), running.clone());
+        move |new: Config| {
+            let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            let changes = running.take_in(&new);
+            // An engine that failed takes nothing in, and the pool ends.
+            let _ = hub.try_with(|engine, _, out| engine.reload(&running, out));
+            changes
+        }
+    });
     // Ends after `cx.shutdown` where miners are sent elsewhere first.
     let serving = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -142,12 +153,13 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
             failed = hub.failed() => return Err(failed.into()),
             _ = drain.recv() => hub.try_with(|engine, _, _| engine.drain())?,
             _ = renew.recv() => {
-                hub.try_with(|engine, _, out| engine.renew_prefixes(server_id, out))?;
+                hub.try_with(|engine, _, out| engine.renew_prefixes(None, out))?;
             }
         }
     }
-    if config.drain.at_the_end() {
-        send_miners_away(&hub, Duration::from_secs(config.drain.seconds)).await?;
+    let drain = running.lock().unwrap_or_else(PoisonError::into_inner).drain.clone();
+    if drain.at_the_end() {
+        send_miners_away(&hub, Duration::from_secs(drain.seconds)).await?;
     }
     serving.cancel();
     while let Some(joined) = tasks.join_next().await {

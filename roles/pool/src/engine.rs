@@ -138,33 +138,8 @@ impl PoolEngine {
     ) -> Result<Self, ConfigError> {
         let payout = config.payout()?;
         let payouts = Payouts::single(payout.script().to_bytes());
-        let settings = Settings {
-            shares_per_minute: config.shares.per_minute,
-            start_hashrate: config.shares.start_hashrate,
-            min_hashrate: config.shares.min_hashrate,
-            vardiff: config.shares.vardiff,
-            allow_above_network_difficulty: config.allow_above_network_difficulty(),
-            ack_batch: config.shares.ack_batch,
-            ack_interval: Duration::from_millis(config.shares.ack_interval_ms),
-            max_channels: config.channels.max,
-            max_channels_per_connection: config.channels.max_per_connection as usize,
-            max_workers: config.channels.max_workers,
-            worker_metrics: config.channels.worker_metrics as usize,
-            open_deadline: Duration::from_secs(config.channels.open_deadline_secs),
-            grouping: match config.mining.group_channels {
-                true => Grouping::Broadcast,
-                false => Grouping::Named,
-            },
-            offer: Offer {
-                version_rolling: config.mining.version_rolling,
-                work_selection: !config.job_declaration.token_keys.is_empty(),
-                supported_extensions: config.mining.supported_extensions.clone(),
-                required_extensions: config.mining.required_extensions.clone(),
-            },
-            destination: Destination::from(&config.drain),
-            output_size: payouts.serialized_len() as u32,
-            output_sigops: payout.sigops(),
-        };
+        let output = (payouts.serialized_len() as u32, payout.sigops());
+        let settings = Settings::new(config, output);
         let scripts = payouts.scripts().map(<[u8]>::to_vec).collect();
         let declarations = Declarations::new(&config.job_declaration, config.network, scripts);
         let providers = config.template_provider.iter().enumerate().map(|(index, provider)| {
@@ -203,6 +178,55 @@ impl PoolEngine {
             next_worker_metrics: None,
             next_sweep: None,
         })
+    }
+}
+
+impl Settings {
+    /// `output` is the payout's size in bytes, and its signature operations.
+    fn new(config: &Config, (output_size, output_sigops): (u32, u16)) -> Self {
+        Self {
+            shares_per_minute: config.shares.per_minute,
+            start_hashrate: config.shares.start_hashrate,
+            min_hashrate: config.shares.min_hashrate,
+            vardiff: config.shares.vardiff,
+            allow_above_network_difficulty: config.allow_above_network_difficulty(),
+            ack_batch: config.shares.ack_batch,
+            ack_interval: Duration::from_millis(config.shares.ack_interval_ms),
+            max_channels: config.channels.max,
+            max_channels_per_connection: config.channels.max_per_connection as usize,
+            max_workers: config.channels.max_workers,
+            worker_metrics: config.channels.worker_metrics as usize,
+            open_deadline: Duration::from_secs(config.channels.open_deadline_secs),
+            grouping: match config.mining.group_channels {
+                true => Grouping::Broadcast,
+                false => Grouping::Named,
+            },
+            offer: Offer {
+                version_rolling: config.mining.version_rolling,
+                work_selection: !config.job_declaration.token_keys.is_empty(),
+                supported_extensions: config.mining.supported_extensions.clone(),
+                required_extensions: config.mining.required_extensions.clone(),
+            },
+            destination: Destination::from(&config.drain),
+            output_size,
+            output_sigops,
+        }
+    }
+}
+
+impl PoolEngine {
+    /// Takes in what [`Config::take_in`] says can be. Limits and difficulty hold for what comes from now on.
+    pub fn reload(&mut self, config: &Config, out: &mut Outbox<Effect>) {
+        let core = &mut self.core;
+        let output = (core.settings.output_size, core.settings.output_sigops);
+        core.settings = Settings::new(config, output);
+        let scripts = core.bench.payout_scripts();
+        let new = Declarations::new(&config.job_declaration, config.network, scripts);
+        let old = core.declarations.take();
+        core.declarations = new.map(|new| new.after(old));
+        if core.extranonces.server_id() != config.coinbase.server_id {
+            self.renew_prefixes(Some(config.coinbase.server_id), out);
+        }
     }
 }
 

@@ -111,6 +111,11 @@ async fn miners_are_sent_elsewhere_on_sigusr1_and_before_the_end() {
     let mut pool = Process::start(&file);
     let mut miner = Miner::start(address, authority(1).public());
     miner.work().await;
+    // Another server_id in the file.
+    let changed = format!("{more}\ncoinbase.server_id = 9");
+    std::fs::write(&file, config(folder.path(), address, &provider, &changed)).unwrap();
+    pool.signal("HUP");
+    assert!(matches!(miner.next().await, News::Prefix));
     let sent = |news: News| match news {
         News::SentTo(host, port) => assert_eq!((host.as_str(), port), ("next.example", 4321)),
         other => panic!("{other:?}"),

@@ -46,6 +46,24 @@ fn the_example_is_the_default() {
 }
 
 #[test]
+fn what_a_running_pool_takes_in() {
+    let mut running = working("", "");
+    assert_eq!(running.take_in(&working("", "")).to_string(), "nothing has changed");
+    let new = working(
+        "coinbase.server_id = 9\ncoinbase.tag = \"x\"\nshares.per_minute = 9.0\nmining.group_channels = false\n\
+         drain.port = 5",
+        "",
+    );
+    let said = running.take_in(&new).to_string();
+    assert_eq!(
+        said,
+        "applied: coinbase.server_id, shares, drain; needs a restart: coinbase.tag, mining"
+    );
+    assert_eq!((running.coinbase.server_id, running.drain.port), (9, 5));
+    assert!(running.mining.group_channels && running.coinbase.tag == "adit");
+}
+
+#[test]
 fn every_key_is_on_the_operators_page() {
     let page = include_str!("../../../../docs/roles/pool.md");
     let keys = EXAMPLE.lines().filter_map(|line| {

@@ -84,6 +84,19 @@ impl Declarations {
         })
     }
 
+    /// With what was learnt under former rules: tokens that are used are used.
+    pub(super) fn after(mut self, old: Option<Self>) -> Self {
+        if let Some(old) = old {
+            (self.used, self.results) = (old.used, old.results);
+        }
+        self
+    }
+
+    /// False where it was used before.
+    pub(super) fn use_up(&mut self, token: &Token, now: u32) -> bool {
+        self.used.take(token, now)
+    }
+
     /// New coins of a block, in satoshis.
     fn subsidy(&self, height: u32) -> u64 {
         (50 * 100_000_000u64).checked_shr(height / self.halving).unwrap_or(0)
@@ -273,9 +286,9 @@ impl Miner {
         let rolling = core.settings.offer.version_rolling;
         let tip = &base.tip;
         self.channels.add_custom_job(message.channel_id, job_id, &job, rolling, tip, portion)?;
-        rules.used.take(&token, now.unix_secs());
+        rules.use_up(&token, now.unix_secs());
         if let Some(until) = base.until {
-            self.custom.allow(&base, until, now.instant);
+            self.custom.allow(&base, until);
         }
         for id in targets {
             if let Some(channel) = self.channels.get_mut(id) {
@@ -303,7 +316,7 @@ impl Miner {
     }
 
     /// The pool has another tip than this one: jobs on it have a little time left.
-    pub(super) fn tip_changed(&mut self, old: &Base, new: &Tip, until: Instant, now: Instant) {
+    pub(super) fn tip_changed(&mut self, old: &Base, new: &Tip, until: Instant) {
         if !self.custom.in_force {
             return;
         }
@@ -314,7 +327,7 @@ impl Miner {
                 self.channels.iter_mut().for_each(|c| c.server.retire_tip(&new.prev_hash));
             }
         }
-        self.custom.allow(old, until, now);
+        self.custom.allow(old, until);
     }
 
     /// About once a second: what has had its time is stale, and who has nothing left of its own gets our work.
@@ -392,7 +405,9 @@ impl Custom {
                 let until = match seen {
                     Some(grace) if grace.over || grace.until <= now => return Err(STALE),
                     Some(grace) => grace.until,
-                    None if self.ahead() >= MAX_AHEAD => return Err(STALE),
+                    None if self.ahead() >= MAX_AHEAD || rules.grace.is_zero() => {
+                        return Err(STALE);
+                    }
                     None => now + rules.grace,
                 };
                 let target = plausible_target(message.nbits, ours.tip.network_target)
@@ -414,7 +429,7 @@ impl Custom {
     }
 
     /// Jobs on this are good until then.
-    fn allow(&mut self, base: &Base, until: Instant, now: Instant) {
+    fn allow(&mut self, base: &Base, until: Instant) {
         let Tip { prev_hash, nbits, .. } = *base.tip;
         if self.graces.iter().any(|grace| grace.prev_hash == prev_hash) {
             return;
@@ -424,8 +439,8 @@ impl Custom {
         {
             self.graces.remove(oldest);
         }
-        let (over, ahead) = (until <= now, base.since_left.is_none());
-        self.graces.push(Grace { prev_hash, nbits, until, over, ahead });
+        let ahead = base.since_left.is_none();
+        self.graces.push(Grace { prev_hash, nbits, until, over: false, ahead });
     }
 }
 

@@ -8,10 +8,11 @@ use adit_transport::Outbox;
 use super::{Effect, PoolEngine, SLICE_LEN};
 
 impl PoolEngine {
-    /// Gives every channel another extranonce prefix, behind this `server_id`, and a job that has it. Shares on jobs
-    /// that were sent before count as before. Channels for which there is no prefix left keep theirs.
-    pub fn renew_prefixes(&mut self, server_id: u8, out: &mut Outbox<Effect>) {
+    /// Gives every channel another extranonce prefix, behind this `server_id` or the present one, and a job that has it.
+    /// Shares on jobs that were sent before count as before. Channels for which there is no prefix left keep theirs.
+    pub fn renew_prefixes(&mut self, server_id: Option<u8>, out: &mut Outbox<Effect>) {
         let core = &mut self.core;
+        let server_id = server_id.unwrap_or(core.extranonces.server_id());
         core.extranonces.move_to(server_id);
         core.renewed = true;
         let (mut renewed, mut kept) = (0, 0);
@@ -66,6 +67,10 @@ impl Extranonces {
         let mut extranonces = Self { server_id, spaces: BTreeMap::new() };
         extranonces.move_to(server_id);
         extranonces
+    }
+
+    pub(super) fn server_id(&self) -> u8 {
+        self.server_id
     }
 
     fn move_to(&mut self, server_id: u8) {

@@ -97,6 +97,11 @@ impl Bench {
         }
     }
 
+    /// Who is paid by jobs of ours.
+    pub(super) fn payout_scripts(&self) -> Vec<Vec<u8>> {
+        self.factory.payouts.scripts().map(<[u8]>::to_vec).collect()
+    }
+
     /// Whether a channel can be given work.
     pub(super) fn has_work(&self) -> bool {
         self.current.is_some()
@@ -309,10 +314,11 @@ impl PoolEngine {
         let (tip, height) =
             (current.tip.clone(), bip34_height(&current.set.template().coinbase_prefix));
         let left = bench.change_tip(&tip, height, now.instant);
-        if let (Some(left), Some(rules)) = (left, &self.core.declarations) {
-            let until = now.instant + rules.grace;
+        if let Some(left) = left {
+            let rules = self.core.declarations.as_ref();
+            let until = now.instant + rules.map_or(Duration::ZERO, |rules| rules.grace);
             for miner in self.miners.values_mut() {
-                miner.tip_changed(&left, &tip, until, now.instant);
+                miner.tip_changed(&left, &tip, until);
             }
         }
         self.core.extranonces.new_prev_hash();

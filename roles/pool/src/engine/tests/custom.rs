@@ -491,6 +491,26 @@ fn the_pool_may_be_ahead_for_a_moment() {
 }
 
 #[test]
+fn without_a_grace_the_old_tip_is_over_at_once() {
+    let (mut sim, tp) = working("job_declaration.grace_secs = 0");
+    let mut rig = client(&mut sim);
+    let old = job(1, 300);
+    let id = declare(&mut sim, &rig, &old, 1);
+    let ahead = job(2, 301);
+    let signed = token(2, declared(&ahead)).sign(&key(1), &[0; 32]);
+    refused(&mut sim, &rig, &ahead, &signed, "stale-chain-tip");
+    sim.tip_at(tp, 0, 2, 2, 301);
+    let late = token(3, declared(&old)).sign(&key(1), &[0; 32]);
+    ask(&mut sim, rig.peer, rig.client.id(), &old, &late);
+    // And with none of its own left it gets our work at once.
+    let names = rig.listen(&mut sim);
+    assert_eq!(names, ["SetCustomMiningJob.Error", "NewExtendedMiningJob", "SetNewPrevHash"]);
+    sim.pass(Duration::from_secs(2));
+    assert!(share(&mut sim, &mut rig, &old, id, 0).unwrap().contains("stale-share"));
+    set(&mut sim, &rig, &ahead, &signed);
+}
+
+#[test]
 fn who_has_no_job_of_its_own_on_the_tip_gets_ours() {
     let (mut sim, tp) = working("job_declaration.grace_secs = 5");
     let mut rig = client(&mut sim);

@@ -389,7 +389,7 @@ proptest! {
                 }
                 Step::Prefixes(server_id) => {
                     let mut out = sim.take_outbox();
-                    sim.engine.renew_prefixes(server_id, &mut out);
+                    sim.engine.renew_prefixes(Some(server_id), &mut out);
                     sim.give_outbox(out);
                 }
                 Step::Gone(who) => {

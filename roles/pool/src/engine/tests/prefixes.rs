@@ -5,7 +5,7 @@ use crate::engine::Link;
 
 fn renew(sim: &mut Sim, server_id: u8) {
     let mut out = sim.take_outbox();
-    sim.engine.renew_prefixes(server_id, &mut out);
+    sim.engine.renew_prefixes(Some(server_id), &mut out);
     sim.give_outbox(out);
 }
 
@@ -61,6 +61,45 @@ fn former_prefixes_are_free_when_no_job_has_them() {
     sim.tip(tp, 0, 4, 4);
     sim.tip(tp, 0, 5, 5);
     assert_eq!(sim.engine.core.extranonces.in_use(), 3);
+}
+
+#[test]
+fn a_changed_configuration_is_taken_in_under_open_channels() {
+    use adit_job_declaration::{AccountTag, Grant, Token, TokenId};
+    let (mut sim, _) = super::custom::working("job_declaration.coinbase_only = true");
+    let mut rig = sim.extended("a");
+    let mut config = sim.config.clone();
+    config.coinbase.server_id = 42;
+    config.channels.max = 1;
+    config.job_declaration.token_keys.clear();
+    let used = Token {
+        expiry: u32::MAX,
+        id: TokenId([1; 8]),
+        account: AccountTag::of(b"a"),
+        grant: Grant::Allocated { outputs: [0; 32] },
+    };
+    let mut out = sim.take_outbox();
+    sim.engine.reload(&config, &mut out);
+    sim.give_outbox(out);
+    assert_eq!(rig.listen(&mut sim), ["SetExtranoncePrefix", "NewExtendedMiningJob"]);
+    assert_eq!(prefix(&rig), [42, 0, 0, 0]);
+    rig.mine(&mut sim, 1);
+    assert!(rig.listen(&mut sim).is_empty());
+    // The new limit, and no custom jobs any more.
+    let other = sim.miner(0);
+    sim.send(other, Link::Miner, &open_extended(1, "b"));
+    sim.heard_only(other, "channel-capacity-exhausted");
+    let peer = sim.open(Link::Miner);
+    sim.send(peer, Link::Miner, &super::sim::setup_connection(0, 2, 2, 0b010));
+    sim.heard_only(peer, "flags: 2, error_code: \"unsupported-feature-flags\"");
+    // With other rules tokens that were used stay used.
+    let (mut sim, _) = super::custom::working("");
+    assert!(sim.engine.core.declarations.as_mut().unwrap().use_up(&used, 0));
+    let config = sim.config.clone();
+    let mut out = sim.take_outbox();
+    sim.engine.reload(&config, &mut out);
+    sim.give_outbox(out);
+    assert!(!sim.engine.core.declarations.as_mut().unwrap().use_up(&used, 0));
 }
 
 #[test]

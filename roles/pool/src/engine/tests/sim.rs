@@ -26,6 +26,7 @@ pub(super) const NBITS: u32 = 0x1f00_ffff;
 pub(super) const START: u32 = 1_800_000_000;
 
 pub(super) struct Sim {
+    pub(super) config: Config,
     pub(super) engine: PoolEngine,
     pub(super) now: Now,
     out: Outbox<Effect>,
@@ -57,6 +58,7 @@ impl Sim {
         let config: Config = adit_service::parse_config(&text, Path::new("")).unwrap();
         Self {
             engine: PoolEngine::new(&config, Metrics::default(), pending).unwrap(),
+            config,
             now: Now { instant: Instant::now(), unix_ms: u64::from(START) * 1_000 },
             out: Outbox::default(),
             frames: Vec::new(),
