@@ -194,7 +194,7 @@ impl Jds {
         self.checks.forget_results();
         let waiting = self.checks.withdraw_queued();
         self.advance_all(waiting, now, out);
-        self.advance_waiting_for_tip(now, out);
+        self.advance_waiting_for_tip(true, now, out);
     }
 
     /// Transactions that entered and left (by txid) the node's mempool.
@@ -264,7 +264,7 @@ impl Engine for Jds {
         self.close_silent(now, out);
         self.hand_out_delayed_tokens(now, out);
         self.give_up_late(now, out);
-        self.advance_waiting_for_tip(now, out);
+        self.advance_waiting_for_tip(false, now, out);
         self.forget_solutions(now);
     }
 }

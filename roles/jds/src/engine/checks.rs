@@ -186,12 +186,12 @@ impl Jds {
             Ok(ProposalResult::Rejected(reason)) => Err(Refusal::new(code_of(&reason), reason)),
             Ok(ProposalResult::NotOnTip) => {
                 let trouble = Refusal::new("stale-chain-tip", "our node has another tip");
-                return self.all_wait_for_node(waiting, &trouble);
+                return self.all_wait_for_node(waiting, &trouble, now);
             }
             Err(error) => {
                 tracing::warn!(error, "a declared job could not be checked");
                 let trouble = Refusal::new("internal-error", "the node does not answer");
-                return self.all_wait_for_node(waiting, &trouble);
+                return self.all_wait_for_node(waiting, &trouble, now);
             }
         };
         self.metrics.checked(result.is_ok(), waiting.len());
@@ -345,9 +345,9 @@ impl Jds {
         }
     }
 
-    fn all_wait_for_node(&mut self, waiting: Vec<(PeerId, u32)>, trouble: &Refusal) {
+    fn all_wait_for_node(&mut self, waiting: Vec<(PeerId, u32)>, trouble: &Refusal, now: Now) {
         for (peer, request_id) in waiting {
-            self.wait_for_node(peer, request_id, trouble.clone());
+            self.wait_for_node(peer, request_id, trouble.clone(), now);
         }
     }
 }

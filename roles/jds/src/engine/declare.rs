@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_job_declaration::{DeclaredCoinbase, Grant, Token, TokenError, Transaction};
 use adit_sv2::codec::{B064K, B0255, Seq064K, Str0255};
@@ -33,6 +33,8 @@ pub(super) struct Declaration {
     pub(super) stage: Stage,
     /// What it waits for, for the answer should it wait too long.
     trouble: Refusal,
+    /// Not judged again before, on the same tip.
+    retry_at: Instant,
 }
 
 /// What a declaration waits for.
@@ -166,6 +168,7 @@ impl Jds {
             supplied_bytes: 0,
             stage: Stage::Tip(now.instant + self.settings.grace),
             trouble: Refusal::new("internal-error", "the node does not answer"),
+            retry_at: now.instant,
         })
     }
 
@@ -293,10 +296,18 @@ impl Jds {
         }
     }
 
-    /// Those that wait for the tip which we have now.
-    pub(super) fn advance_waiting_for_tip(&mut self, now: Now, out: &mut Outbox<Effect>) {
+    /// Those that wait for the tip which we have now. Where it is `new`, none has been tried on it.
+    pub(super) fn advance_waiting_for_tip(
+        &mut self,
+        new: bool,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
         let Some(next) = self.tip.map(|tip| tip.height + 1) else { return };
-        let due = |d: &Declaration| matches!(d.stage, Stage::Tip(_)) && d.height <= next;
+        let due = |d: &Declaration| {
+            let waits = matches!(d.stage, Stage::Tip(_)) && d.height <= next;
+            waits && (new || d.retry_at <= now.instant)
+        };
         let mut which = Vec::new();
         for (peer, client) in &self.clients {
             which.extend(client.pending.iter().filter(|d| due(d)).map(|d| (*peer, d.request_id)));
@@ -326,7 +337,13 @@ impl Jds {
     }
 
     /// Back to wait for our node, which is not where it was thought to be or does not answer.
-    pub(super) fn wait_for_node(&mut self, peer: PeerId, request_id: u32, trouble: Refusal) {
+    pub(super) fn wait_for_node(
+        &mut self,
+        peer: PeerId,
+        request_id: u32,
+        trouble: Refusal,
+        now: Now,
+    ) {
         let grace = self.settings.grace;
         let client = self.clients.get_mut(&peer);
         let declaration = client.and_then(|client| {
@@ -335,6 +352,7 @@ impl Jds {
         if let Some(declaration) = declaration {
             declaration.stage = Stage::Tip(declaration.received + grace);
             declaration.trouble = trouble;
+            declaration.retry_at = now.instant + RETRY;
         }
     }
 
@@ -488,6 +506,8 @@ fn held_bytes(transactions: usize, prefix: &[u8], suffix: &[u8]) -> usize {
     transactions * (32 + size_of::<Option<Known>>()) + prefix.len() + suffix.len() + 500
 }
 
+/// Between two tries to have the node judge a job that it could not.
+const RETRY: Duration = Duration::from_millis(500);
 /// The smallest transaction has 60 bytes and no witness.
 const MAX_TRANSACTIONS: usize = 4_000_000 / 240;
 /// No serialized block is larger.
