@@ -24,6 +24,8 @@ pub(super) struct Channel {
     pub(super) custom: Option<Box<custom::Current>>,
     /// What the client said last, of what was followed; 0 if nothing.
     nominal_hash_rate: f64,
+    /// While the client says that no miner is behind the channel: what its shares had shown until then.
+    rested_at: Option<f64>,
     /// Arrival of the oldest share that is stored and not acknowledged.
     pub(super) unacknowledged_since: Option<Instant>,
 }
@@ -58,6 +60,7 @@ impl Channel {
             workers: Workers::default(),
             custom: None,
             nominal_hash_rate: hash_rate,
+            rested_at: None,
             unacknowledged_since: None,
         }
     }
@@ -113,12 +116,19 @@ impl Channel {
     fn hint(&mut self, hash_rate: f64) -> Option<f64> {
         let before = self.nominal_hash_rate;
         let same = |ratio: f64| (1.0 / HINT_FACTOR..=HINT_FACTOR).contains(&ratio);
-        // With no miner behind the channel there is nothing to adapt to.
-        if hash_rate <= 0.0 || same(hash_rate / before) {
+        // With no miner behind the channel there is nothing to adapt to. Its silence makes the target easier, which must
+        // not be met by the miners who come back: a farm's proxy that returns would flood us.
+        if hash_rate <= 0.0 {
+            self.rested_at.get_or_insert(self.vardiff.hash_rate());
+            return None;
+        }
+        let rested_at = self.rested_at.take();
+        if rested_at.is_none() && same(hash_rate / before) {
             return None;
         }
         self.nominal_hash_rate = hash_rate;
-        Some(if before > 0.0 { self.vardiff.hash_rate() * hash_rate / before } else { hash_rate })
+        let learnt = rested_at.unwrap_or_else(|| self.vardiff.hash_rate());
+        Some(if before > 0.0 { learnt * hash_rate / before } else { hash_rate })
     }
 
     /// Sends a new target, and the live job again under a new id and from a later time on: a target does not count for

@@ -215,6 +215,22 @@ fn a_new_hashrate_is_followed_and_a_wrong_one_refused() {
     }
 }
 
+/// A proxy whose miners work elsewhere for some time and come back.
+#[test]
+fn miners_that_come_back_find_the_difficulty_that_they_left() {
+    let (mut sim, _) = Sim::working("");
+    let mut rig = sim.extended("a");
+    let left = rig.client.target();
+    sim.send(rig.peer, Link::Miner, &update(&rig, 0.0, Target::MAX));
+    sim.pass(Duration::from_secs(1_800));
+    rig.listen(&mut sim);
+    assert!(rig.client.target() > left, "silence makes it easier");
+    sim.send(rig.peer, Link::Miner, &update(&rig, 10.0, Target::MAX));
+    assert_eq!(rig.listen(&mut sim)[0], "SetTarget");
+    let ratio = rig.client.target().expected_hashes() as f64 / left.expected_hashes() as f64;
+    assert!((0.9..1.1).contains(&ratio), "{ratio}");
+}
+
 #[test]
 fn difficulty_follows_the_shares() {
     let (mut sim, _) = Sim::working("");
