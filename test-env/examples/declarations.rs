@@ -46,10 +46,13 @@ fn main() -> anyhow::Result<()> {
     };
     let mut client = Declarer::connect(&jds.endpoint())?;
     // In turn, so that other load on the machine falls on all of them.
-    let (mut nodes_own, mut all_known, mut some_unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut nodes_own, mut all_known) = (Vec::new(), Vec::new());
+    let (mut own, mut some_unknown) = (Vec::new(), Vec::new());
     for spare in spare.iter().cycle().take(ROUNDS) {
         nodes_own.push(propose(&node, &job(&known)));
+        let before = beside_the_node(&jds);
         all_known.push(declare(&mut client, &job(&known), Some(0)));
+        own.push(Duration::from_secs_f64(beside_the_node(&jds) - before));
         let transactions = [&known[spare.len()..], spare].concat();
         let first = some_unknown.len() < 5;
         let took = declare(&mut client, &job(&transactions), first.then_some(spare.len()));
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
     println!("node's own check        {nodes_own:>8.1?}");
     let took = median(all_known);
     println!("all known               {took:>8.1?}  ({:+.1} ms)", more(took));
+    println!("  in the JDS, less its call to the node {:.1?}", median(own));
     let took = median(some_unknown);
     println!("10 % unknown            {took:>8.1?}  ({:+.1} ms)", more(took));
 
@@ -153,6 +157,14 @@ fn declare(client: &mut Declarer, job: &Job, unknown: Option<usize>) -> Duration
     assert!(answer.result.is_ok(), "{answer:?}");
     assert!(unknown.is_none_or(|unknown| unknown == answer.asked), "{} asked", answer.asked);
     took
+}
+
+/// Seconds that declarations took in the JDS, less what its calls for checks took.
+fn beside_the_node(jds: &Role) -> f64 {
+    let metrics = jds.metrics().unwrap();
+    let check = [("method", "getblocktemplate")];
+    metrics.sum("adit_jds_declaration_duration_seconds_sum", &[])
+        - metrics.sum("adit_jds_rpc_duration_seconds_sum", &check)
 }
 
 /// One client per job, all at once: from the first declaration to the last answer, and how often the node was asked.
