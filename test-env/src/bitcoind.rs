@@ -79,6 +79,8 @@ pub struct Options {
     pub connect: Vec<SocketAddr>,
     /// Keeps an index of all transactions.
     pub txindex: bool,
+    /// The node's program, in place of [`binary`].
+    pub program: Option<PathBuf>,
     /// Further arguments; of one given twice the node heeds the first, so these come first.
     pub extra_args: Vec<String>,
 }
@@ -87,6 +89,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Bitcoind {
     chain: Chain,
+    program: Option<PathBuf>,
     arguments: Vec<String>,
     data_dir: PathBuf,
     rpc_addr: SocketAddr,
@@ -113,6 +116,7 @@ impl Bitcoind {
         };
         let mut node = Self {
             chain: options.chain,
+            program: options.program.clone(),
             arguments: Vec::new(),
             data_dir,
             rpc_addr: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -246,7 +250,11 @@ impl Bitcoind {
         // A cookie of before would be refused.
         let _ = fs::remove_file(self.cookie_file());
         let out = File::create(self.out_file())?;
-        let mut command = tied(binary()?);
+        let program = match &self.program {
+            Some(program) => program,
+            None => binary()?,
+        };
+        let mut command = tied(program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         self.child = Some(spawn_tied(command).context("starting bitcoind")?);
         Ok(())
@@ -346,7 +354,11 @@ pub fn arguments(
     add("-checkmempool=0");
     add("-checkblockindex=0");
     add("-blockmaxweight=4000000");
-    if is_knots()? {
+    let knots = match &options.program {
+        Some(program) => names_knots(program)?,
+        None => is_knots()?,
+    };
+    if knots {
         add("-blockmaxsize=4000000");
         // A build that is some years old would end itself.
         add("-softwareexpiry=0");
@@ -379,10 +391,14 @@ fn is_knots() -> Result<bool> {
     if let Some(knots) = KNOTS.get() {
         return Ok(*knots);
     }
-    let output = Command::new(binary()?).arg("-version").output().context("bitcoind -version")?;
-    ensure!(output.status.success(), "{} -version failed", binary()?.display());
-    let knots = String::from_utf8_lossy(&output.stdout).contains("Knots");
+    let knots = names_knots(binary()?)?;
     Ok(*KNOTS.get_or_init(|| knots))
+}
+
+fn names_knots(program: &Path) -> Result<bool> {
+    let output = Command::new(program).arg("-version").output().context("bitcoind -version")?;
+    ensure!(output.status.success(), "{} -version failed", program.display());
+    Ok(String::from_utf8_lossy(&output.stdout).contains("Knots"))
 }
 
 fn free_port() -> Result<u16> {

@@ -20,6 +20,7 @@ pub struct Setup {
     /// Command line behind the configuration's.
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+    key: Option<AuthoritySecretKey>,
 }
 
 impl Setup {
@@ -207,6 +208,13 @@ impl Setup {
         self
     }
 
+    /// The authority key of a role that has one, in place of one made up at each start: two roles can have the same.
+    #[must_use]
+    pub fn authority(mut self, key: &AuthoritySecretKey) -> Self {
+        self.key = Some(key.clone());
+        self
+    }
+
     /// Starts it as a process of its own.
     ///
     /// # Errors
@@ -243,8 +251,10 @@ impl Setup {
         }
         all = all.set("http", "listen", written.http.to_string());
         if matches!(self.kind, Kind::TemplateProvider | Kind::Pool | Kind::Jds | Kind::Jdc) {
-            let key = AuthoritySecretKey::from_entropy(random()).context("an unusable key")?;
-            written.key = Some(key);
+            written.key = Some(match &self.key {
+                Some(key) => key.clone(),
+                None => AuthoritySecretKey::from_entropy(random()).context("an unusable key")?,
+            });
         }
         all.tables.sort_by_key(|(name, _)| !name.is_empty());
         for (name, entries) in &all.tables {
@@ -260,7 +270,7 @@ impl Setup {
     }
 
     fn role(kind: Kind) -> Self {
-        Self { kind, tables: Vec::new(), args: Vec::new(), env: Vec::new() }
+        Self { kind, tables: Vec::new(), args: Vec::new(), env: Vec::new(), key: None }
     }
 }
 
