@@ -1,10 +1,16 @@
 //! Miners who choose their own blocks: two nodes that do not share transactions, a pool with its JDS at the one, a JDC at
 //! the other.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests, and figures to look at"
+)]
 
+use std::collections::HashMap;
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use adit_test_env::bitcoind::{Bitcoind, Options};
 use adit_test_env::harness::{
@@ -174,9 +180,11 @@ fn blocks_carry_what_only_the_miners_node_has(mode: &str) -> Scene {
         let work = scene.operators[0].pool.status().unwrap()["state"]["work"].to_string();
         work.contains("test")
     });
+    eventually(SOON, "the pool has accepted shares", || {
+        let metrics = scene.jdc.metrics().unwrap();
+        metrics.sum("adit_jdc_upstream_shares_total", &[("result", "accepted")]) > 0.0
+    });
     let metrics = scene.jdc.metrics().unwrap();
-    let shares = |result| metrics.sum("adit_jdc_upstream_shares_total", &[("result", result)]);
-    assert!(shares("sent") > 0.0 && shares("accepted") > 0.0, "{}", metrics.text());
     assert_eq!(metrics.sum("adit_jdc_switches_total", &[("to", "declared")]), 1.0);
     scene.miners_are_untouched();
     assert!(block.txids.len() > 1);
@@ -195,6 +203,39 @@ fn coinbase_only_blocks_carry_what_only_the_miners_node_has() {
     let scene = blocks_carry_what_only_the_miners_node_has("coinbase-only");
     let metrics = scene.jdc.metrics().unwrap();
     assert_eq!(metrics.sum("adit_jdc_transactions_provided_total", &[]), 0.0);
+}
+
+/// What the JDC submits to its own node it also pushes to the JDS, which submits it to the pool's.
+#[test]
+fn blocks_are_pushed_to_the_jds_and_both_nodes_have_them_at_once() {
+    let mut scene = Scene::start(1, |jdc| jdc);
+    scene.add_miner("sv2-extended");
+    let clients = [&scene.nodes.miners, &scene.nodes.pools].map(|node| node.client().unwrap());
+    // When each node first had a block, by its hash.
+    let mut first = [HashMap::new(), HashMap::new()];
+    let mut both = Vec::new();
+    eventually(SOON, "ten blocks that both have", || {
+        for _ in 0..5 {
+            for (client, first) in clients.iter().zip(&mut first) {
+                let tip = client.get_best_block_hash().unwrap();
+                first.entry(tip).or_insert_with(Instant::now);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let [miners, pools] = &first;
+        let pairs = miners.iter().filter_map(|(hash, a)| Some((*a, *pools.get(hash)?)));
+        both = pairs.map(|(a, b)| a.max(b) - a.min(b)).collect();
+        both.len() > 10
+    });
+    both.sort();
+    println!("from the one node to the other: median {:?}, most {:?}", both[5], both[10]);
+    assert!(both[5] < Duration::from_millis(100), "{both:?}");
+    eventually(SOON, "the JDS has submitted a block that is in the chain", || {
+        scene.blocks.update(&scene.nodes.pools).unwrap();
+        let log = scene.operators[0].jds.log();
+        scene.blocks.iter().any(|block| log.contains(&format!("block found hash={}", block.hash)))
+    });
+    scene.miners_are_untouched();
 }
 
 #[test]
@@ -278,6 +319,15 @@ fn whatever_dies_comes_back_and_no_miner_is_lost() {
         scene.new_block_for(1, &format!("a block after the kill of the {what}"));
         scene.miners_are_untouched();
     }
+    // Every block that was found is in the chain, overtaken, still looked after, or one too many on its tip.
+    eventually(SOON, "no block is forgotten", || {
+        let state = scene.jdc.status().unwrap()["state"].clone();
+        let metrics = scene.jdc.metrics().unwrap();
+        let blocks = |state| metrics.sum("adit_jdc_blocks_total", &[("state", state)]);
+        let pending = state["pending_blocks"].as_f64().unwrap();
+        let settled = blocks("accepted") + blocks("overtaken") + blocks("rival");
+        blocks("found") == settled + pending
+    });
     scene.jdc.kill9().unwrap();
     scene.jdc.restart().unwrap();
     scene.new_block_for(1, "a block after the kill of the JDC");

@@ -71,6 +71,8 @@ impl Core {
         if self.solutions.add(pending) {
             // After what must not be late.
             out.effect(Effect::Keep(Box::new(block)));
+        } else {
+            self.metrics.block("rival");
         }
     }
 }
