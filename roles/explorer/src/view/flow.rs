@@ -120,7 +120,7 @@ fn drawn_figure(figure: &Figure, x: f64, y: f64) -> Markup {
             title { (figure.title) }
             rect.box width=(WIDTH) height=(HEIGHT) rx="12" {}
             circle.dot cx="18" cy="21" r="5" {}
-            text.name x="31" y="26" { (cut(&figure.name, 19)) }
+            text.name x="31" y="26" { (cut(&figure.name, 18)) }
             @for (at, line) in figure.lines.iter().take(2).enumerate() {
                 text.line x="14" y=(49 + at * 18) { (cut(line, LINE)) }
             }
@@ -165,7 +165,7 @@ fn other_node(world: &World, index: usize, url: &str) -> Figure {
             "good",
             vec![
                 format!("height {}", grouped(node["height"].as_u64().unwrap_or(0))),
-                format!("{} peers", node["peers"].as_u64().unwrap_or(0)),
+                count(node["peers"].as_u64().unwrap_or(0), "peer"),
             ],
         ),
     };

@@ -49,7 +49,7 @@ pub fn found_by(world: &World, found: &FoundBy) -> Markup {
                     @let kind = world.role(name).map_or("", |role| role.kind().name());
                     a.hop data-kind=(kind) href={ "/role/" (name) } { (name) }
                 }
-                @if found.declared { span.hop.declared title="The miner's side chose the transactions" { "declared" } }
+                @if found.declared { span.own title="The miner's side chose the transactions" { "own job" } }
             }
         } @else {
             span.dim title="None of the roles that are watched says that it found this block" { "unknown" }
