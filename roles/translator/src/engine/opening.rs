@@ -60,6 +60,15 @@ impl TranslatorEngine {
 
     /// Asks for the one channel of all miners; of an upstream that is only looked at, to see whether it gives work.
     pub(super) fn open_of_all(&mut self, place: Place, out: &mut Outbox<Effect>) {
+        let upstream = self.at(place);
+        let (index, peer) = (upstream.index, upstream.stage.peer());
+        let Stage::Ready { peer: to } = upstream.stage else { return };
+        let has_one = upstream.request_of_all.is_some() || upstream.of_all.is_some();
+        let works = self.core.aggregate.as_ref().is_some_and(|all| Some(all.channel.via) == peer);
+        // Asked for each miner that comes: most often there is one.
+        if has_one || works {
+            return;
+        }
         let introduced = || self.miners.values().filter(|miner| miner.is_introduced());
         let aggregated = self.core.settings.channels == Channels::Aggregated;
         let hash_rate: f64 = introduced().map(|miner| miner.assumed_hash_rate(&self.core)).sum();
@@ -70,12 +79,7 @@ impl TranslatorEngine {
             let anonymous = self.core.settings.anonymous_user.to_string();
             (anonymous, std::net::Ipv4Addr::LOCALHOST.into())
         });
-        let upstream = self.at(place);
-        let (index, peer) = (upstream.index, upstream.stage.peer());
-        let Stage::Ready { peer: to } = upstream.stage else { return };
-        let has_one = upstream.request_of_all.is_some() || upstream.of_all.is_some();
-        let works = self.core.aggregate.as_ref().is_some_and(|all| Some(all.channel.via) == peer);
-        if has_one || works || nobody && place == Place::Active {
+        if nobody && place == Place::Active {
             return;
         }
         let nominal = self.core.nominal_hash_rate();
