@@ -1,6 +1,7 @@
 //! The translator as a program: the engine between sockets and the pages about it.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use adit_transport::{
 };
 use anyhow::{Context as _, Error};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -30,6 +31,8 @@ pub struct TranslatorRole;
 
 /// For an upstream to be reached, before the next is tried.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
+/// Connections that wait to be taken in; the kernel takes the lower of this and its own limit, mostly 4,096.
+const BACKLOG: u32 = 16_384;
 /// How often readiness is asked for.
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two measurements of hashrates.
@@ -121,8 +124,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let mut certificates = Vec::new();
     for (index, listen) in config.listen.iter().enumerate() {
         let address = listen.address;
-        let listener = TcpListener::bind(address)
-            .await
+        let listener = listen_on(address)
             .with_context(|| format!("listen[{index}].address: cannot listen on {address}"))?;
         let name = listen.label(index);
         // As many as the configuration has, once for a run.
@@ -238,6 +240,16 @@ async fn watch(hub: Hub<TranslatorEngine>, metrics: Metrics, workers: usize, cx:
             }
         }
     }
+}
+
+/// A listener with a long queue: when a farm has its power back, thousands of devices connect at once, and each one that
+/// finds the queue full tries again a second later.
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As `TcpListener::bind` does.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn listen_limits(listen: &Listen) -> ListenLimits {
