@@ -41,6 +41,8 @@ pub struct TargetLimits {
 pub struct Vardiff {
     options: VardiffOptions,
     target: Target,
+    /// What the shares suggest, as far as the limits did not forbid it: `target` goes back to it when they move.
+    wanted: Target,
     /// Expected hashes of `target`.
     work: f64,
     last_poll: Instant,
@@ -94,6 +96,7 @@ impl Vardiff {
         Self {
             options,
             target,
+            wanted: target,
             work: target.expected_hashes() as f64,
             last_poll: now,
             pending: Shares::default(),
@@ -118,11 +121,10 @@ impl Vardiff {
         let elapsed = now.saturating_duration_since(self.last_poll);
         self.last_poll = now;
         self.take_pending(self.intervals(elapsed));
-        let wanted = match self.decide() {
-            Some(rate) => Target::from_expected_hashes(self.work * rate),
-            None => self.target, // but the limits may have moved
-        };
-        let target = self.clamp(wanted, limits);
+        if let Some(rate) = self.decide() {
+            self.wanted = Target::from_expected_hashes(self.work * rate);
+        }
+        let target = self.clamp(self.wanted, limits); // which may have moved
         if target == self.target {
             return None;
         }

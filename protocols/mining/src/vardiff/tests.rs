@@ -263,6 +263,21 @@ fn moved_limits_are_followed_at_once() {
     assert_eq!(miner.run(1).vardiff.target(), harder);
 }
 
+/// A pool that goes away takes its limit with it, and brings it back: that is no news of the miner.
+#[test]
+fn what_a_limit_forbade_for_a_while_is_gone_back_to() {
+    let mut miner = Miner::new(1, 1.0);
+    assert_eq!(miner.run(60).set_targets, 0);
+    let (target, limits) = (miner.vardiff.target(), miner.limits);
+    miner.limits.network_target = Target::from_hash_rate(HASH_RATE / 1_000.0, PER_MINUTE);
+    miner.limits.max_target = Target::MAX;
+    assert_eq!(miner.run(30).vardiff.target(), miner.limits.network_target);
+    miner.limits = limits;
+    assert_eq!(miner.run(1).vardiff.target(), target);
+    let rate = miner.vardiff.hash_rate() / HASH_RATE;
+    assert!((0.8..1.25).contains(&rate), "{rate}");
+}
+
 #[test]
 fn the_hashrate_is_the_miner_s() {
     let rates: Vec<f64> = (0..RUNS)

@@ -178,7 +178,10 @@ impl Core {
 
     /// The hardest target that a miner may have.
     fn hardest(&self) -> Target {
-        let network = self.desk.tip().map_or(Target::MIN, |tip| tip.network_target);
+        let network = match self.desk.tip() {
+            Some(tip) if !self.settings.allow_above_network_difficulty => tip.network_target,
+            _ => Target::MIN,
+        };
         match self.source.and_then(Source::upstream) {
             Some(index) => match &self.upstreams[index].pool.channel {
                 Some(channel) => channel.target,
@@ -189,7 +192,6 @@ impl Core {
                     .and_then(|claim| claim.accepted)
                     .map_or(network, |a| a.target),
             },
-            None if self.settings.allow_above_network_difficulty => Target::MIN,
             None => network,
         }
     }
