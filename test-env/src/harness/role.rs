@@ -315,7 +315,9 @@ fn in_process(kind: Kind, text: &str, dir: &Path) -> Result<Running> {
         }
         Kind::Pool => start::<adit_pool::Pool>(&runtime, text, dir)?,
         Kind::Translator => start::<adit_translator::TranslatorRole>(&runtime, text, dir)?,
-        Kind::Jds | Kind::Jdc | Kind::Explorer | Kind::Device => bail!("{} runs as a process", kind.name()),
+        Kind::Jds | Kind::Jdc | Kind::Explorer | Kind::Device => {
+            bail!("{} runs as a process", kind.name())
+        }
     };
     Ok(Running::InProcess(Box::new((handle, runtime))))
 }
