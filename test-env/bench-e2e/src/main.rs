@@ -1,0 +1,112 @@
+//! A translator in front of a pool, under load of Stratum V1: memory, connections, jobs, shares.
+//!
+//! `scripts/bench --e2e` builds and runs it; `docs/benchmarks.md` says what each item means.
+
+mod jobs;
+mod miners;
+mod relay;
+mod shares;
+mod sides;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::json;
+
+use sides::Side;
+
+/// Measures translator and pool end to end; SRI's beside Adit's where their programs are.
+#[derive(Parser)]
+struct Args {
+    /// One line of JSON on stdout instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Only items whose name contains this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// Folder with SRI's `translator_sv2`.
+    #[arg(long, value_name = "DIR", env = "SRI_BIN")]
+    sri: Option<PathBuf>,
+    /// Blocks that each figure about jobs is the median of.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    blocks: usize,
+    /// Seconds of load for shares per second.
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    seconds: u64,
+    /// Leave out the translator of Adit.
+    #[arg(long)]
+    without_adit: bool,
+}
+
+/// One figure.
+struct Item {
+    name: &'static str,
+    side: &'static str,
+    value: f64,
+    unit: &'static str,
+    note: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let mut sides = Vec::new();
+    if !args.without_adit {
+        sides.push(Side::Adit);
+    }
+    if let Some(dir) = &args.sri {
+        let program = dir.join("translator_sv2");
+        anyhow::ensure!(program.is_file(), "{} is not there", program.display());
+        sides.push(Side::Sri(program));
+    }
+    let mut items = Vec::new();
+    for side in &sides {
+        for (count, name) in [(1_000, "job_last_of_1000_ms"), (5_000, "job_last_of_5000_ms")] {
+            let names = [name, "v1_rss_per_connection_kib", "v1_connect_rate"];
+            if names.iter().any(|name| name.contains(&args.only)) {
+                items.extend(jobs::measure(side, count, name, args.blocks)?);
+            }
+        }
+        if "e2e_shares_per_second".contains(&args.only) {
+            items.extend(shares::measure(side, args.seconds)?);
+        }
+    }
+    items.retain(|item| item.name.contains(&args.only));
+    let text = if args.json { json(&items) } else { table(&items) };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(())
+}
+
+fn json(items: &[Item]) -> String {
+    let mut names: Vec<&str> = items.iter().map(|item| item.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let value = |name: &str, side: &str| {
+        let item = items.iter().find(|item| item.name == name && item.side == side);
+        item.map(|item| (item.value * 100.0).round() / 100.0)
+    };
+    let items: Vec<_> = names
+        .into_iter()
+        .filter_map(|name| {
+            let unit = items.iter().find(|item| item.name == name)?.unit;
+            let (ours, peer) = (value(name, "adit"), value(name, "sri"));
+            let ratio = ours.zip(peer).map(|(ours, peer)| match unit {
+                "per_second" => ours / peer,
+                _ => peer / ours,
+            });
+            let ratio = ratio.map(|ratio| (ratio * 100.0).round() / 100.0);
+            Some(json!({"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio}))
+        })
+        .collect();
+    json!({ "items": items }).to_string()
+}
+
+fn table(items: &[Item]) -> String {
+    let line = |item: &Item| {
+        format!(
+            "{:<28} {:<5} {:>12.2} {:<11} {}",
+            item.name, item.side, item.value, item.unit, item.note
+        )
+    };
+    items.iter().map(line).collect::<Vec<_>>().join("\n")
+}
