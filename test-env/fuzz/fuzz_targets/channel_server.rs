@@ -14,6 +14,8 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 
 const NOW: u32 = MIN_NTIME + 100;
+/// Templates of the client's own, from here on.
+const OWN: u64 = 1_000;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -25,24 +27,65 @@ struct Input {
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Future { template: u8 },
-    Active { template: u8, mark: u8 },
-    Custom { template: u8, mark: u8, paid: u8 },
-    NewPrevHash { id: u8, mark: u8 },
-    RetireOthers { mark: u8 },
-    Retire { mark: u8 },
+    Future {
+        again: Option<u8>,
+    },
+    Active {
+        again: Option<u8>,
+        mark: u8,
+    },
+    /// Of the client's own making, or a copy of what the server once gave.
+    Custom {
+        own: bool,
+        template: u8,
+        mark: u8,
+        paid: u8,
+    },
+    /// So many of the client's own, which push the older jobs out.
+    Crowd {
+        count: u8,
+        mark: u8,
+    },
+    NewPrevHash {
+        id: u8,
+        mark: u8,
+    },
+    RetireOthers {
+        mark: u8,
+    },
+    Retire {
+        mark: u8,
+    },
     Stop,
-    Target { hashes: u8 },
-    MaxTarget { hashes: u8 },
-    Prefix { slice: u8, size: u8 },
-    Renew { later: u8 },
-    Share { id: u8, nonce: u8, ntime: u8, version: u32, size: u8 },
+    Target {
+        hashes: u8,
+    },
+    MaxTarget {
+        hashes: u8,
+    },
+    Prefix {
+        slice: u8,
+        size: u8,
+    },
+    Renew {
+        later: u8,
+    },
+    Share {
+        id: u8,
+        nonce: u8,
+        ntime: u8,
+        version: u32,
+        size: u8,
+    },
+    /// What was accepted before, once more on every live job.
+    Replay,
     Acknowledge,
 }
 
 /// What is known of a job: how it came and on which tip it counts.
 struct Known {
     id: u32,
+    template: u64,
     /// Mark of the tip where active.
     on: Option<u8>,
     custom: bool,
@@ -54,6 +97,8 @@ struct Run {
     current: Option<u8>,
     jobs: Vec<Known>,
     paid: HashSet<BlockHash>,
+    /// Some of the shares that were.
+    accepted: Vec<Share<'static>>,
     credited: (u32, u128),
 }
 
@@ -68,7 +113,8 @@ fuzz_target!(|input: Input| {
         max_shares_per_job: usize::from(input.max_shares % 16) + 1,
     });
     let (jobs, paid) = (Vec::new(), HashSet::new());
-    let mut run = Run { channel, next: 1, current: None, jobs, paid, credited: (0, 0) };
+    let accepted = Vec::new();
+    let mut run = Run { channel, next: 1, current: None, jobs, paid, accepted, credited: (0, 0) };
     for step in input.steps.iter().take(150) {
         run.step(step);
         run.check();
@@ -79,36 +125,36 @@ impl Run {
     fn step(&mut self, step: &Step) {
         let size = self.channel.full_extranonce_size();
         let id = self.next;
-        let make = |template: &u8| job(id, u64::from(template % 4), size);
         let tip_of = |mark: &u8| tip(mark % 4, EASY);
         match step {
-            Step::Future { template } => {
-                assert_eq!(self.channel.add_future_job(id, make(template)), Ok(()));
-                self.added(None, false);
+            Step::Future { again } => {
+                let template = self.given(*again);
+                let added = self.channel.add_future_job(id, job(id, template, size));
+                assert_eq!(added, Ok(()));
+                self.added(template, None, false);
             }
-            Step::Active { template, mark } => {
+            Step::Active { again, mark } => {
                 let mark = self.current.unwrap_or(*mark % 4);
-                let added = self.channel.add_active_job(id, make(template), &tip_of(&mark));
+                let template = self.given(*again);
+                let job = job(id, template, size);
+                let added = self.channel.add_active_job(id, job, &tip_of(&mark));
                 match self.current {
                     Some(mark) => {
                         assert_eq!(added, Ok(()));
-                        self.added(Some(mark), false);
+                        self.added(template, Some(mark), false);
                     }
                     None => assert_eq!(added, Err(JobTableError::NoPrevHash)),
                 }
             }
-            Step::Custom { template, mark, paid } => {
-                let (job, tip) = (make(template), tip_of(mark));
-                let admitted = self.channel.admits_custom_job(id, &job, &tip);
-                let paid = Portion::new(u64::from(*paid), 255);
-                let added = self.channel.add_custom_job(id, job, MIN_NTIME, &tip, paid);
-                assert_eq!(added, admitted);
-                match added {
-                    Ok(()) => self.added(Some(mark % 4), true),
-                    Err(error) => assert!(matches!(
-                        error,
-                        JobTableError::Repeated | JobTableError::TooManyJobs
-                    )),
+            Step::Custom { own, template, mark, paid } => {
+                let template = u64::from(*template);
+                let copy = template % u64::from(self.next);
+                self.custom(if *own { OWN + template % 4 } else { copy }, *mark, *paid);
+            }
+            Step::Crowd { count, mark } => {
+                for template in 0..u64::from(count % 17) {
+                    self.custom(OWN + template, *mark, 255);
+                    self.check();
                 }
             }
             Step::NewPrevHash { id, mark } => {
@@ -159,16 +205,17 @@ impl Run {
                 }
             }
             Step::Renew { later } => {
-                let had = self.channel.active_job().map(|(_, _, tip)| tip.prev_hash[0]);
+                let had = self.channel.active_job().map(|(id, _, tip)| (id, tip.prev_hash[0]));
                 let renewed = self.channel.renew_job(id, NOW - 50 + u32::from(*later));
                 assert_eq!(renewed.is_some(), had.is_some());
-                if renewed.is_some() {
-                    self.added(had, false);
+                if let Some((id, on)) = had {
+                    let same = self.jobs.iter().find(|job| job.id == id).expect("a live job");
+                    self.added(same.template, Some(on), false);
                 }
             }
             Step::Share { id, nonce, ntime, version, size } => {
                 let size = if size % 8 == 0 { 15 } else { self.channel.extranonce_size() };
-                self.share(&Share {
+                self.share(Share {
                     sequence_number: 3,
                     job_id: u32::from(*id) % (self.next + 2),
                     nonce: u32::from(*nonce),
@@ -176,6 +223,15 @@ impl Run {
                     version: VERSION ^ version.rotate_left(8),
                     extranonce: &[3; 16][..size],
                 });
+            }
+            Step::Replay => {
+                for share in self.accepted.clone() {
+                    for job_id in 0..self.next {
+                        if self.channel.job(job_id).is_some() {
+                            self.share(Share { job_id, ..share });
+                        }
+                    }
+                }
             }
             Step::Acknowledge => {
                 assert_eq!(self.channel.unacknowledged(), self.credited.0);
@@ -186,22 +242,48 @@ impl Run {
         }
     }
 
-    fn added(&mut self, on: Option<u8>, custom: bool) {
-        self.jobs.push(Known { id: self.next, on, custom });
+    fn custom(&mut self, template: u64, mark: u8, paid: u8) {
+        let id = self.next;
+        let job = job(id, template, self.channel.full_extranonce_size());
+        let tip = tip(mark % 4, EASY);
+        let admitted = self.channel.admits_custom_job(id, &job, &tip);
+        let paid = Portion::new(u64::from(paid), 255);
+        let added = self.channel.add_custom_job(id, job, MIN_NTIME, &tip, paid);
+        assert_eq!(added, admitted);
+        match added {
+            Ok(()) => self.added(template, Some(mark % 4), true),
+            Err(JobTableError::Repeated | JobTableError::TooManyJobs) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The template for a job that the server gives: a new one, or that of a live job again, as when a template
+    /// provider came back. One that is gone does not come again.
+    fn given(&self, again: Option<u8>) -> u64 {
+        let live: Vec<_> = self.jobs.iter().filter(|job| !job.custom).collect();
+        let again = again.and_then(|at| live.get(usize::from(at)));
+        again.map_or(u64::from(self.next), |job| job.template)
+    }
+
+    fn added(&mut self, template: u64, on: Option<u8>, custom: bool) {
+        self.jobs.push(Known { id: self.next, template, on, custom });
         self.next += 1;
     }
 
-    fn share(&mut self, share: &Share<'_>) {
+    fn share(&mut self, share: Share<'static>) {
         let live = self.channel.job(share.job_id).is_some();
         let waits = self.channel.awaits(share.job_id);
-        match self.channel.check_share(share, NOW) {
+        match self.channel.check_share(&share, NOW) {
             Ok(accepted) => {
                 assert!(self.channel.works_on(share.job_id));
                 assert_eq!(share.extranonce.len(), self.channel.extranonce_size());
                 assert!((MIN_NTIME..=NOW + 7_080).contains(&share.ntime));
                 assert!(accepted.credit <= accepted.work && accepted.work > 0);
                 assert!(self.paid.insert(accepted.hash), "paid twice");
-                let solution = self.channel.solution(share).expect("its job is live");
+                if self.accepted.len() < 8 {
+                    self.accepted.push(share);
+                }
+                let solution = self.channel.solution(&share).expect("its job is live");
                 assert_eq!((solution.hash, solution.header.hash()), (accepted.hash, accepted.hash));
                 self.channel.credit(share.sequence_number, accepted.credit);
                 self.credited.0 += 1;

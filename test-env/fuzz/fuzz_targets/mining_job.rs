@@ -43,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
             if let Ok((tip, _)) = SetNewPrevHash::decode(after) {
                 let _ = tracker.set_new_prev_hash(&tip);
             }
-            let waiting = tracker.futures().cloned().next();
+            let waiting = tracker.futures().next().cloned();
             let working = tracker.work().map(|work| work.template().clone());
             for template in [waiting, working].into_iter().flatten() {
                 if let Ok(job) = factory().job(5, &template, size) {

@@ -16,6 +16,8 @@ pub const VERSION: u32 = 0x2000_0000;
 /// A template whose coinbase has a witness commitment; two with different ids have different headers.
 pub fn template(id: u64) -> Template {
     let commitment = [&[0; 8][..], &[38, 0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed], &[7; 32]].concat();
+    let mut told_apart = [1; 32];
+    told_apart[..8].copy_from_slice(&id.to_le_bytes());
     Template {
         id,
         future: false,
@@ -27,7 +29,7 @@ pub fn template(id: u64) -> Template {
         coinbase_tx_outputs_count: 1,
         coinbase_tx_outputs: commitment,
         coinbase_tx_locktime: 0,
-        merkle_path: vec![[id as u8; 32], [2; 32]],
+        merkle_path: vec![told_apart, [2; 32]],
     }
 }
 
