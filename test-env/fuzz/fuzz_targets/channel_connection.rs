@@ -148,6 +148,7 @@ impl Net {
                 if !done {
                     assert_eq!(self.server.new_tip(id, sized(id), &tip, &mut self.out), 0);
                 }
+                assert!(self.server.iter().all(|channel| channel.works_on(id)));
                 // Twice is once.
                 let end = self.out.len();
                 assert!(self.server.activate(id, &tip, &mut self.out));
