@@ -79,12 +79,12 @@ struct SharedSet {
     set: SeenShares,
 }
 
-/// Custom jobs with shares that are dead: were one to come again on its tip, all its shares would be
-/// paid again. It is the client who sends them, so nothing else keeps it from doing so.
+/// Jobs with shares that are dead: were one to come again on its tip as a custom job, all its shares would be paid again.
+/// It is the client who sends those, so nothing else keeps it from doing so.
 #[derive(Debug, Default)]
 struct SpentJobs(Vec<(u64, u64)>);
 
-/// Custom jobs with shares that may die on one tip; further ones are refused then. 16 bytes each.
+/// Jobs with shares that may die on one tip; further custom ones are refused then. 16 bytes each.
 const MAX_SPENT_JOBS: usize = 1_024;
 
 impl SpentJobs {
@@ -98,6 +98,12 @@ impl SpentJobs {
             MAX_SPENT_JOBS.. => Err(JobTableError::TooManyJobs),
             _ => Ok(()),
         }
+    }
+
+    /// Forgets jobs of all tips but these: no custom job is taken on an older one.
+    fn keep(&mut self, prev_hashes: [&[u8; 32]; 2]) {
+        let tips = prev_hashes.map(digest);
+        self.0.retain(|(tip, _)| tips.contains(tip));
     }
 
     fn add(&mut self, tip: &Tip, job: &Job) {
@@ -174,8 +180,16 @@ impl JobTable {
 
     /// Whether a custom job may come: it was not here before, or still is.
     pub(crate) fn admit_custom(&self, job: &Job, tip: &Tip) -> Result<(), JobTableError> {
-        let live = self.slots.iter().any(|slot| slot.job.has_same_headers(job));
-        if live { Ok(()) } else { self.spent.admit(tip, job) }
+        if self.is_live(job, tip) { Ok(()) } else { self.spent.admit(tip, job) }
+    }
+
+    /// Whether the same headers are worked on: what was paid of them is remembered.
+    fn is_live(&self, job: &Job, tip: &Tip) -> bool {
+        self.slots.iter().any(|slot| {
+            let active = slot.active.as_ref();
+            active.is_some_and(|active| active.tip.prev_hash == tip.prev_hash)
+                && slot.job.has_same_headers(job)
+        })
     }
 
     /// A new tip: `id`, a future job, becomes active; every other job dies, but for custom jobs of
@@ -186,11 +200,16 @@ impl JobTable {
             return Err(JobTableError::UnknownFutureJob(id));
         };
         let prev_hash = active.tip.prev_hash;
+        let before = self.newest_active().and_then(|(_, slot)| slot.active.as_ref());
+        let before = before.map(|before| before.tip.prev_hash);
         self.slots[at].active = Some(active);
         self.retain(|other, slot| {
             let ahead = |a: &Active| a.custom.is_some() && a.tip.prev_hash == prev_hash;
             other == id || slot.active.as_ref().is_some_and(ahead)
         });
+        if let Some(before) = before.filter(|before| *before != prev_hash) {
+            self.spent.keep([&prev_hash, &before]);
+        }
         // Room was made when the job came, and the job before it was not finished then.
         if let Some(slot) = self.position(id).map(|at| &self.slots[at])
             && self.seen[slot.seen].set.is_empty()
@@ -320,11 +339,14 @@ impl JobTable {
         self.stale.push(id);
         let seen = &mut self.seen[slot.seen];
         seen.users -= 1;
-        if let (0, Some(active)) = (seen.users, &slot.active) {
-            self.expected_shares = seen.set.len();
-            if active.custom.is_some() && !seen.set.is_empty() {
-                self.spent.add(&active.tip, &slot.job);
-            }
+        let (shares, last) = (seen.set.len(), seen.users == 0);
+        let Some(active) = &slot.active else { return };
+        if last {
+            self.expected_shares = shares;
+        }
+        // The server's own jobs as well: a client could bring a copy of one.
+        if shares > 0 && !self.is_live(&slot.job, &active.tip) {
+            self.spent.add(&active.tip, &slot.job);
         }
     }
 

@@ -107,6 +107,43 @@ fn a_custom_job_does_not_come_back_with_its_shares_forgotten() {
     assert_eq!(add(&mut table, 42, 1, 2), Err(JobTableError::Repeated));
 }
 
+/// The server's own jobs can be copied as well, and one job can be brought on two tips.
+#[test]
+fn copies_of_any_job_do_not_pay_its_shares_again() {
+    let prefix = Extranonce::new(&[1, 2, 3, 4]).unwrap();
+    let mut table = JobTable::default();
+    table.insert(1, job(1, 20), prefix, None, Some(active(1))).unwrap();
+    submit(&mut table, 1, 1);
+    // Another of ours under a second id: while one of them lives, the other's shares are known.
+    table.insert(2, job(1, 20), prefix, None, Some(active(1))).unwrap();
+    for id in 3..=17 {
+        table.insert(id, job(id, 20), prefix, None, Some(active(1))).unwrap();
+    }
+    assert!(table.get(1).is_none() && table.get(2).is_some());
+    table.insert(18, job(1, 20), prefix, None, Some(custom(1))).unwrap();
+    for id in 20..=35 {
+        table.insert(id, job(id, 20), prefix, None, Some(active(1))).unwrap();
+    }
+    assert!(table.get(2).is_none() && table.get(18).is_none());
+    let again = table.insert(36, job(1, 20), prefix, None, Some(custom(1)));
+    assert_eq!(again, Err(JobTableError::Repeated));
+
+    // The same job on the next tip opens no way back to the last one, nor does its end there.
+    table.insert(40, job(1, 20), prefix, None, Some(custom(2))).unwrap();
+    let again = |table: &mut JobTable| table.insert(41, job(1, 20), prefix, None, Some(custom(1)));
+    assert_eq!(again(&mut table), Err(JobTableError::Repeated));
+    submit(&mut table, 40, 1);
+    table.clear();
+    assert_eq!(again(&mut table), Err(JobTableError::Repeated));
+    // Two tips later nobody takes jobs of the first one: what was paid there need not be known.
+    for (id, mark) in [(50, 3), (51, 4), (52, 5)] {
+        table.insert(id, job(id, 20), prefix, None, None).unwrap();
+        table.activate(id, active(mark)).unwrap();
+        submit(&mut table, id, 1);
+    }
+    assert!(table.spent.0.len() <= 2, "{:?}", table.spent);
+}
+
 #[test]
 fn custom_jobs_of_one_tip_are_bounded() {
     let prefix = Extranonce::new(&[1, 2, 3, 4]).unwrap();
