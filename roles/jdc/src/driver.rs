@@ -54,6 +54,9 @@ impl Role for Jdc {
     }
 }
 
+/// Blocks that may wait for the disk, about 1 KB each.
+const MAX_ORDERS: usize = 1_024;
+
 /// Works until `cx.shutdown`. The readiness conditions are `template` and `upstream`; the listener is named `miners`.
 ///
 /// # Errors
@@ -78,14 +81,19 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     getrandom::fill(&mut entropy).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
     let engine = JdcEngine::new(&config, metrics.clone(), pending, entropy)?;
 
-    // Blocks are rare, and each must be written: the queue is as long as there are blocks.
-    let (to_folder, orders) = mpsc::unbounded_channel();
+    // Blocks are rare, and each is to be written. Beyond this many the disk hangs: blocks are submitted all the same, and
+    // only not kept for another run.
+    let (to_folder, orders) = mpsc::channel(MAX_ORDERS);
     let on_effect = {
         let metrics = metrics.clone();
         move |effect| match effect {
             Effect::FannedOut(since) => metrics.fanned_out(since.elapsed()),
             // Its receiver lives as long as the role.
-            order => drop(to_folder.send(order)),
+            order => {
+                if to_folder.try_send(order).is_err() {
+                    tracing::error!("a block is not kept: too many wait for the disk");
+                }
+            }
         }
     };
     // Ends last: connections are closed by the tokens of their listeners and dialers.
@@ -131,11 +139,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
 }
 
 /// Writes and forgets blocks, in order, until there is quiet and nothing left to do.
-async fn keep_blocks(
-    folder: Folder,
-    mut orders: mpsc::UnboundedReceiver<Effect>,
-    quiet: CancellationToken,
-) {
+async fn keep_blocks(folder: Folder, mut orders: mpsc::Receiver<Effect>, quiet: CancellationToken) {
     loop {
         let order = tokio::select! {
             biased;

@@ -76,6 +76,10 @@ impl Role for TranslatorRole {
     }
 }
 
+/// Attempts that may wait for the one under way. The engine makes one at a time and waits for what becomes of it; only a
+/// configuration that changes meanwhile begins another.
+const MAX_DIALS: usize = 16;
+
 /// Works until `cx.shutdown`. The readiness condition is `upstream`; listeners have their configured names, the first
 /// `miners` where it has none.
 ///
@@ -90,7 +94,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let users = verifier.clone();
     // The hub owns what is done about effects, and that needs the hub.
     let later: Arc<Mutex<Option<Hub<TranslatorEngine>>>> = Arc::default();
-    let (dials, mut wanted) = mpsc::unbounded_channel();
+    let (dials, mut wanted) = mpsc::channel(MAX_DIALS);
     let on_effect = {
         let (metrics, later) = (metrics.clone(), later.clone());
         move |effect| match effect {
@@ -100,8 +104,11 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
                 let hub = later.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 tokio::spawn(verify(login, verifier.clone(), hub));
             }
-            // One at a time: the engine waits for what becomes of it.
-            Effect::Dial(dial) => drop(dials.send(dial)),
+            Effect::Dial(dial) => {
+                if dials.try_send(dial).is_err() {
+                    tracing::error!("an upstream is not dialled: too many attempts wait");
+                }
+            }
         }
     };
     // Ends last: connections are closed by the tokens of their listeners and of the dialer.
