@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::hub::Inner;
 use crate::reader::{Batch, Reader};
-use crate::state::LinkShared;
+use crate::slot::LinkShared;
 use crate::tls::TlsSession;
 use crate::{CloseReason, Engine, PeerId};
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::listen::{Security, set_up};
-use crate::state::LinkShared;
+use crate::slot::LinkShared;
 use crate::{CloseReason, DialOptions, DialTarget, Engine, Hub, PeerId};
 
 /// What is spoken on a dialled connection.

@@ -9,7 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::reader::Batch;
-use crate::state::{LinkShared, State};
+use crate::slot::LinkShared;
+use crate::state::State;
 use crate::{
     CloseReason, ConnectionLimits, Engine, HubOptions, Now, Outbox, PeerId, TransportMetrics,
 };

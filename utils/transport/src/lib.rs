@@ -8,6 +8,7 @@
 mod admission;
 mod close;
 mod connection;
+mod deliver;
 mod dial;
 mod engine;
 mod hub;
@@ -17,6 +18,7 @@ mod noise;
 mod options;
 mod proxy;
 mod reader;
+mod slot;
 mod state;
 mod tls;
 

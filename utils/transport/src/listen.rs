@@ -18,7 +18,7 @@ use crate::connection::{Connection, Shared};
 use crate::metrics::LinkMetrics;
 use crate::proxy;
 use crate::reader::Reader;
-use crate::state::{Joining, LinkShared, Wrap};
+use crate::slot::{Joining, LinkShared, Wrap};
 use crate::tls::TlsSession;
 use crate::{
     CloseReason, ConnectionLimits, Engine, Hub, LineOptions, ListenLimits, Network, NoiseServer,

@@ -135,6 +135,61 @@ async fn five_hundred_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_of_some_touch_nobody_else_where_many_are_told() {
+    const PEERS: usize = 400;
+    let running = Running::new();
+    let served = running.lines(small_buffer(64 << 10)).await;
+    let mut streams = Vec::new();
+    for nth in 0..PEERS {
+        // Peers are numbered as they come.
+        streams.push(connect_small(served.addr).await);
+        running.until(|engine| (engine.open.len() == nth + 1).then_some(())).await;
+    }
+    // One in ten is closed, one in ten is told more than it may leave unread, one in ten more than the kernel takes.
+    let large = [b'x'; 40_000];
+    let told = running.hub.with(|engine, _, out| {
+        let shared = out.share(|lines| lines.extend_from_slice(b"job\n"));
+        let peers = engine.open.clone();
+        for (nth, peer) in peers.iter().enumerate() {
+            out.repeat(*peer, &shared);
+            match nth % 10 {
+                3 => out.close(*peer, "as asked"),
+                5 => (0..10).for_each(|_| out.line(*peer, &large)),
+                7 => out.line(*peer, &large),
+                _ => {}
+            }
+        }
+        peers
+    });
+    // Of those at fault the engine hears; nothing is left of the delivery that they miss.
+    let heard = |engine: &mut Recorder| {
+        let lost = engine.heard.iter().filter(|(_, heard)| matches!(heard, Heard::Closed(_)));
+        (lost.count() == PEERS / 10).then_some(())
+    };
+    running.until(heard).await;
+    for (nth, (stream, peer)) in streams.iter_mut().zip(told).enumerate() {
+        running.hub.with(|_, _, out| out.line(peer, b"next"));
+        let mut stream = BufReader::new(stream);
+        let mut read = async |expected: &str| {
+            let mut line = String::new();
+            within(stream.read_line(&mut line)).await.map(|_| line == expected)
+        };
+        if nth % 10 == 5 {
+            continue;
+        }
+        assert!(read("job\n").await.unwrap());
+        if nth % 10 == 7 {
+            assert!(read(&format!("{}\n", "x".repeat(large.len()))).await.unwrap());
+        }
+        let next = if nth % 10 == 3 { "" } else { "next\n" };
+        assert!(read(next).await.unwrap(), "{nth}");
+    }
+    assert_eq!(running.closed("slow-reader"), (PEERS / 10) as f64);
+    assert_eq!(running.closed("engine:as asked"), (PEERS / 10) as f64);
+    assert_eq!(running.metric("connections{link=\"Client\"}"), (PEERS - PEERS / 5) as f64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_one_by_one_and_frames_all_at_once() {
     let running = Running::new();
     let served = running.noise(ListenLimits::default()).await;
