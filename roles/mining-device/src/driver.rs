@@ -10,6 +10,8 @@ use adit_transport::{
 };
 use anyhow::{Context as _, Result, bail};
 use prometheus_client::metrics::counter::Counter;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -65,7 +67,9 @@ pub async fn run(config: Config, cx: Context) -> Result<()> {
     let connections = CancellationToken::new();
     // Not the process's own signal: the engine has the last word before its connections end.
     let options = HubOptions { cancel: connections.clone(), ..HubOptions::default() };
-    let device = Device::new(config.clone(), &upstream, Instant::now());
+    // Without randomness miners merely come together.
+    let seed = OsRng.try_next_u64().unwrap_or_default();
+    let device = Device::new(config.clone(), &upstream, Instant::now(), seed);
     let hub = Hub::new(device, on_effect, metrics, options);
     let _ = hub_of_hasher.set(hub.clone());
 

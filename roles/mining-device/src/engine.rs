@@ -27,11 +27,13 @@ pub(crate) enum News {
     Rejected(String),
     /// So many channels are open.
     Channels(usize),
+    /// A miner that had lost its channel, or was refused one, has one.
+    Reopened,
     /// A message came that was for a group.
     GroupMessage,
     /// Whether shares name their worker.
     NamesWorkers(bool),
-    /// One of several miners cannot go on.
+    /// One of several miners has no channel for now.
     Trouble(String),
     /// The server asks to go elsewhere; an empty host and port 0 are the present ones.
     Reconnect { host: String, port: u16 },
@@ -107,8 +109,8 @@ enum Speech {
 }
 
 impl Device {
-    /// A device that has yet to connect.
-    pub fn new(config: Config, upstream: &Upstream, started: Instant) -> Self {
+    /// A device that has yet to connect. `seed` spreads what many devices, or many miners, would do at one time.
+    pub fn new(config: Config, upstream: &Upstream, started: Instant, seed: u64) -> Self {
         let connection = |index| {
             let channels = config.channels as usize;
             let users: Vec<String> =
@@ -127,6 +129,7 @@ impl Device {
                     standard_jobs: config.mode == Mode::Sv2Standard && !config.group_jobs,
                     hash_rate: config.hash_rate_of_miner().unwrap_or(DEFAULT_HASH_RATE),
                     worker_tlv: config.worker_tlv,
+                    seed: seed.wrapping_add(index as u64).wrapping_mul(SPREAD),
                 }))),
             };
             let report =
@@ -226,6 +229,7 @@ impl Device {
                 News::ExtranoncePrefix(prefix) => report.add_prefix(&prefix),
                 News::Difficulty(difficulty) => report.difficulty = difficulty,
                 News::Channels(count) => report.channels = count as u64,
+                News::Reopened => report.channels_reopened += 1,
                 News::GroupMessage => report.group_messages += 1,
                 News::NamesWorkers(named) => report.names_workers = named,
                 News::Accepted(count) => {
@@ -245,7 +249,11 @@ impl Device {
                     }
                 }
                 News::Trouble(reason) => {
-                    tracing::info!(user = report.user, reason, "a channel is gone");
+                    tracing::info!(
+                        user = report.user,
+                        reason,
+                        "a miner is without channel, and asks again"
+                    );
                     if self.config.strict {
                         self.finish(false, reason, out);
                     }
@@ -366,6 +374,9 @@ impl Engine for Device {
 fn is_host(host: &str) -> bool {
     !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c))
 }
+
+/// Makes seeds that differ in all bits of those that differ by one (2^64 / golden ratio, odd).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What an unthrottled miner says of itself before it has measured: one core with SHA instructions.
 const DEFAULT_HASH_RATE: f64 = 5e6;

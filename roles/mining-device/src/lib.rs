@@ -8,6 +8,7 @@ mod driver;
 pub mod engine;
 pub mod hasher;
 mod report;
+mod requests;
 mod sv1;
 mod sv2;
 

@@ -53,6 +53,8 @@ pub struct ConnectionReport {
     pub reconnects: u64,
     /// Stratum V2 channels that are open.
     pub channels: u64,
+    /// Channels that were opened again after the server had refused or closed one.
+    pub channels_reopened: u64,
     /// Jobs, tips, targets and closings that were for a group.
     pub group_messages: u64,
     /// Whether shares name their worker (extension 0x0002).

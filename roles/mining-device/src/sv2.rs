@@ -20,6 +20,7 @@ use adit_transport::{Now, Outbox, PeerId};
 
 use crate::engine::{Effect, News};
 use crate::hasher::{Found, Root, Work};
+use crate::requests::Requests;
 
 /// How to speak.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) hash_rate: f64,
     /// Whether shares are to name their worker, where the server takes that.
     pub(crate) worker_tlv: bool,
+    /// Spreads what would otherwise come at one time.
+    pub(crate) seed: u64,
 }
 
 /// The miners' side of a connection.
@@ -44,6 +47,7 @@ pub(crate) struct Sv2 {
     stage: Stage,
     channels: ClientChannels,
     miners: Vec<Miner>,
+    requests: Requests,
     /// Index of the miner by channel id.
     by_channel: HashMap<u32, usize>,
     /// Last number given to a piece of work.
@@ -69,8 +73,6 @@ enum Stage {
 #[derive(Default)]
 struct Miner {
     channel: Option<u32>,
-    /// The answer to its request is still to come.
-    asked: bool,
     generation: u64,
     /// What the current generation works on: the job's id on the channel and the tip below it.
     current: Option<(u32, [u8; 32])>,
@@ -82,6 +84,7 @@ const NEGOTIATION_TIME: Duration = Duration::from_secs(2);
 impl Sv2 {
     pub(crate) fn new(options: Options) -> Self {
         Self {
+            requests: Requests::new(options.seed),
             options,
             stage: Stage::Closed,
             channels: ClientChannels::default(),
@@ -99,6 +102,7 @@ impl Sv2 {
         self.stage = Stage::SettingUp;
         self.channels = ClientChannels::default();
         self.miners = self.options.users.iter().map(|_| Miner::default()).collect();
+        self.requests.begin(self.miners.len());
         self.by_channel.clear();
         self.names_workers = false;
         out.send(
@@ -152,6 +156,11 @@ impl Sv2 {
         {
             tracing::info!("the server does not negotiate extensions");
             self.open_channels(peer, out);
+        }
+        if let Stage::Running = self.stage {
+            while let Some(miner) = self.requests.due(now) {
+                self.open_channel(miner, peer, out);
+            }
         }
     }
 
@@ -287,33 +296,37 @@ impl Sv2 {
 
     fn open_channels(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
         self.stage = Stage::Running;
+        for miner in 0..self.miners.len() {
+            self.open_channel(miner, peer, out);
+        }
+    }
+
+    fn open_channel(&mut self, miner: usize, peer: PeerId, out: &mut Outbox<Effect>) {
+        let Some(user) = self.options.users.get(miner) else { return };
+        let user_identity = Str0255::cut(user);
+        let request_id = self.requests.ask(miner);
         let max_target = Target::MAX.to_le_bytes();
         let nominal_hash_rate = self.options.hash_rate as f32;
-        for (index, (user, miner)) in self.options.users.iter().zip(&mut self.miners).enumerate() {
-            let request_id = FIRST_REQUEST + index as u32;
-            let user_identity = Str0255::cut(user);
-            miner.asked = true;
-            match self.options.extranonce_size {
-                Some(min_extranonce_size) => out.send(
-                    peer,
-                    &OpenExtendedMiningChannel {
-                        request_id,
-                        user_identity,
-                        nominal_hash_rate,
-                        max_target,
-                        min_extranonce_size,
-                    },
-                ),
-                None => out.send(
-                    peer,
-                    &OpenStandardMiningChannel {
-                        request_id,
-                        user_identity,
-                        nominal_hash_rate,
-                        max_target,
-                    },
-                ),
-            }
+        match self.options.extranonce_size {
+            Some(min_extranonce_size) => out.send(
+                peer,
+                &OpenExtendedMiningChannel {
+                    request_id,
+                    user_identity,
+                    nominal_hash_rate,
+                    max_target,
+                    min_extranonce_size,
+                },
+            ),
+            None => out.send(
+                peer,
+                &OpenStandardMiningChannel {
+                    request_id,
+                    user_identity,
+                    nominal_hash_rate,
+                    max_target,
+                },
+            ),
         }
     }
 
@@ -327,7 +340,7 @@ impl Sv2 {
         let (message, _) = Mining::decode(header, payload).map_err(|error| error.to_string())?;
         match &message {
             Mining::OpenStandardMiningChannelSuccess(opened) => {
-                self.channel_opened(opened.request_id, ClientChannel::standard(opened), news)
+                self.channel_opened(opened.request_id, ClientChannel::standard(opened), now, news)
             }
             Mining::OpenExtendedMiningChannelSuccess(opened) => {
                 let (granted, asked) =
@@ -335,11 +348,11 @@ impl Sv2 {
                 if granted < asked {
                     return Err(format!("{granted} bytes of extranonce granted, {asked} needed"));
                 }
-                self.channel_opened(opened.request_id, ClientChannel::extended(opened), news)
+                self.channel_opened(opened.request_id, ClientChannel::extended(opened), now, news)
             }
             Mining::OpenMiningChannelError(error) => {
                 let miner = self.asked(error.request_id)?;
-                self.miners[miner].asked = false;
+                self.requests.again(miner, now);
                 self.trouble(
                     format!("channel refused: {}", error.error_code.to_clean_string()),
                     news,
@@ -361,17 +374,16 @@ impl Sv2 {
         }
     }
 
-    /// Whose request it was.
-    fn asked(&self, request_id: u32) -> Result<usize, String> {
-        let index = request_id.wrapping_sub(FIRST_REQUEST) as usize;
-        let asked = self.miners.get(index).is_some_and(|miner| miner.asked);
-        asked.then_some(index).ok_or_else(|| "an answer to no request".to_owned())
+    /// Whose request it was that is answered.
+    fn asked(&mut self, request_id: u32) -> Result<usize, String> {
+        self.requests.answered(request_id).ok_or_else(|| "an answer to no request".to_owned())
     }
 
     fn channel_opened(
         &mut self,
         request_id: u32,
         channel: Result<ClientChannel, ClientError>,
+        now: Now,
         news: &mut Vec<News>,
     ) -> Result<(), String> {
         let index = self.asked(request_id)?;
@@ -391,6 +403,9 @@ impl Sv2 {
         }
         self.by_channel.insert(id, index);
         self.miners[index] = Miner { channel: Some(id), ..Miner::default() };
+        if self.requests.opened(index, now) {
+            news.push(News::Reopened);
+        }
         news.push(News::Channels(self.channels.len()));
         Ok(())
     }
@@ -428,6 +443,7 @@ impl Sv2 {
                 (Change::Closed, _) => {
                     self.by_channel.remove(&id);
                     self.miners[miner] = Miner::default();
+                    self.requests.again(miner, now);
                     news.push(News::Work(miner, None));
                     closed = true;
                 }
@@ -442,9 +458,10 @@ impl Sv2 {
         Ok(())
     }
 
-    /// A miner has no channel: of no use any more is the connection where none has.
+    /// A miner has no channel and will ask again. Where none has one any more the connection is of no use: whatever is
+    /// the matter, the next one begins anew.
     fn trouble(&self, reason: String, news: &mut Vec<News>) -> Result<(), String> {
-        if self.miners.iter().all(|miner| miner.channel.is_none() && !miner.asked) {
+        if self.channels.is_empty() && self.requests.are_answered() {
             return Err(reason);
         }
         news.push(News::Trouble(reason));
@@ -518,9 +535,6 @@ impl Sv2 {
         }
     }
 }
-
-/// Of the first channel.
-const FIRST_REQUEST: u32 = 1;
 
 /// Where the merkle root comes from.
 fn root(active: &ActiveWork<'_>, extranonce_size: usize) -> Option<Root> {

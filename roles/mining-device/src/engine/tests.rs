@@ -35,7 +35,7 @@ impl Bench {
         let upstream = config.upstream().unwrap();
         let now = Now::read();
         let mut bench = Self {
-            device: Device::new(config, &upstream, now.instant),
+            device: Device::new(config, &upstream, now.instant, 1),
             out: Outbox::default(),
             now,
         };
@@ -398,6 +398,80 @@ fn a_channel_that_is_gone_ends_a_strict_run() {
     bench.receive(&CloseChannel { channel_id: 5, reason_code: Str0255::cut("bye") });
     let reason = "channel closed: bye".to_owned();
     assert!(bench.effects().contains(&Effect::Finished(Outcome { ok: false, reason })));
+}
+
+/// Each of them by itself, while the others mine on; the one that was refused too.
+#[test]
+fn channels_that_are_gone_are_opened_again() {
+    let mut bench = Bench::new(&["--channels", "4"]);
+    bench.open_many(3);
+    bench.receive(&OpenMiningChannelError { request_id: 4, error_code: Str0255::cut("full") });
+    bench.extended_job(99, 1, None);
+    bench.tip(99, 1);
+    let works = bench.effects();
+    assert_eq!((works.len(), bench.device.mining()), (3, 3));
+    let Effect::Work(1, Some(stale)) = &works[1] else { panic!("{works:?}") };
+    bench.receive(&CloseChannel { channel_id: 6, reason_code: Str0255::cut("bye") });
+    assert_eq!(bench.effects(), [Effect::Work(1, None)]);
+    bench.said();
+
+    // Not at once, and not for long.
+    bench.device.tick(bench.now, &mut bench.out);
+    assert!(bench.said().is_empty());
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        bench.now = bench.now.later(std::time::Duration::from_millis(100));
+        bench.device.tick(bench.now, &mut bench.out);
+        asked.extend(bench.said());
+    }
+    asked.sort_by_key(|line| line.contains("user_identity: \"a.b-4\""));
+    let ids: Vec<u32> = asked
+        .iter()
+        .zip(["user_identity: \"a.b-2\"", "user_identity: \"a.b-4\""])
+        .map(|(line, user)| {
+            assert!(line.starts_with("OpenExtendedMiningChannel") && line.contains(user), "{line}");
+            let id = line.split_once("request_id: ").unwrap().1;
+            id.split_once(',').unwrap().0.parse().unwrap()
+        })
+        .collect();
+    assert_eq!(ids.iter().copied().collect::<std::collections::BTreeSet<_>>(), [5, 6].into());
+
+    // The server may use the id of the closed channel again; what was found on that one is not sent.
+    bench.grant(ids[0], 6);
+    bench.find_on(1, stale, &[0; 4]);
+    assert!(bench.said().is_empty());
+    bench.extended_job(6, 7, None);
+    bench.tip(6, 7);
+    let effects = bench.effects();
+    let [Effect::Work(1, Some(work))] = &effects[..] else { panic!("{effects:?}") };
+    bench.find_on(1, work, &[0; 4]);
+    let said = bench.said();
+    assert!(said[0].starts_with("SubmitSharesExtended { channel_id: 6, sequence_number: 0,"));
+
+    // Refused again: asks again.
+    bench.receive(&OpenMiningChannelError { request_id: ids[1], error_code: Str0255::cut("full") });
+    bench.now = bench.now.later(std::time::Duration::from_secs(1));
+    bench.device.tick(bench.now, &mut bench.out);
+    assert!(bench.said()[0].starts_with("OpenExtendedMiningChannel { request_id: 7,"));
+    bench.grant(7, 8);
+    let report = bench.device.report(0, bench.now.instant);
+    let connection = &report.connections[0];
+    assert_eq!(
+        (connection.channels, connection.channels_reopened, connection.reconnects),
+        (4, 2, 0)
+    );
+
+    // A lost connection takes its requests with it.
+    bench.receive(&CloseChannel { channel_id: 8, reason_code: Str0255::cut("bye") });
+    bench.event(Event::Closed("gone"));
+    bench.said();
+    bench.event(Event::Opened { remote: "127.0.0.1:1".parse().unwrap() });
+    bench.said();
+    bench.now = bench.now.later(std::time::Duration::from_secs(60));
+    bench.device.tick(bench.now, &mut bench.out);
+    assert!(bench.said().is_empty(), "the answer to SetupConnection is still to come");
+    bench.open_many(4);
+    assert_eq!(bench.said().len(), 4, "one request of each");
 }
 
 #[test]
