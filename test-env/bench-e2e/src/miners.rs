@@ -19,6 +19,16 @@ pub(crate) struct Miner {
     partial: Vec<u8>,
     pub(crate) extranonce2_size: usize,
     pub(crate) job: Option<Job>,
+    /// `mining.notify` that came.
+    pub(crate) jobs: u64,
+}
+
+/// What came with one read.
+pub(crate) struct Stamped {
+    /// When the kernel had it; the last of it, where several lines came in pieces.
+    pub(crate) time: SystemTime,
+    /// `mining.notify` among it.
+    pub(crate) jobs: u64,
 }
 
 /// What a share is made of.
@@ -43,7 +53,8 @@ pub(crate) fn connect(to: SocketAddr, count: usize) -> Result<(Vec<Miner>, Durat
         );
         stream.write_all(hello.as_bytes())?;
         stream.set_nonblocking(true)?;
-        miners.push(Miner { stream, user, partial: Vec::new(), extranonce2_size: 0, job: None });
+        let partial = Vec::new();
+        miners.push(Miner { stream, user, partial, extranonce2_size: 0, job: None, jobs: 0 });
     }
     let deadline = begun + PATIENCE;
     let mut answered = vec![false; count];
@@ -98,12 +109,11 @@ impl Miner {
         }
     }
 
-    /// Reads what there is once, with the kernel's time of its arrival; whether a job was in it.
-    pub(crate) fn read_stamped(&mut self) -> Result<Option<(SystemTime, bool)>> {
-        let mut buffer = vec![0; 64 << 10];
+    /// Reads what there is once, with the kernel's time of its arrival. `buffer` is of at least a few KiB.
+    pub(crate) fn read_stamped(&mut self, buffer: &mut [u8]) -> Result<Option<Stamped>> {
         let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
         let (read, stamp) = {
-            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let mut parts = [IoSliceMut::new(buffer)];
             let fd = self.stream.as_raw_fd();
             let flags = MsgFlags::MSG_DONTWAIT;
             match recvmsg::<()>(fd, &mut parts, Some(&mut space), flags) {
@@ -121,13 +131,10 @@ impl Miner {
             }
         };
         ensure!(read > 0, "the translator has closed a connection");
-        let before = self.job.take();
+        let before = self.jobs;
         self.take(&buffer[..read], &mut |_| {});
-        let is_job = self.job.is_some();
-        if !is_job {
-            self.job = before;
-        }
-        Ok(Some((stamp.context("no time from the kernel")?, is_job)))
+        let time = stamp.context("no time from the kernel")?;
+        Ok(Some(Stamped { time, jobs: self.jobs - before }))
     }
 
     fn take(&mut self, mut bytes: &[u8], other: &mut impl FnMut(&[u8])) {
@@ -156,6 +163,7 @@ impl Miner {
             let ntime = params[7].as_str().and_then(|text| u32::from_str_radix(text, 16).ok());
             if let (Some(id), Some(ntime)) = (params[0].as_str(), ntime) {
                 self.job = Some(Job { id: id.to_owned(), ntime });
+                self.jobs += 1;
             }
         } else if message["id"] == 1 {
             let size = message["result"][2].as_u64().unwrap_or_default() as usize;
