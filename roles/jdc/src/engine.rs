@@ -43,6 +43,7 @@ pub use status::Readiness;
 use blocks::Solutions;
 use claim::Desk;
 use downstream::Miner;
+use extensions::Talks;
 use provider::Provider;
 use source::Source;
 use upstream::Upstream;
@@ -94,6 +95,7 @@ struct Core {
     source_since: Option<Instant>,
     desk: Desk,
     solutions: Solutions,
+    talks: Talks,
     /// Channels that are open or wait for a first job.
     channels: u32,
     started: Option<Instant>,
@@ -207,6 +209,7 @@ impl JdcEngine {
                 source_since: None,
                 desk: Desk::default(),
                 solutions: Solutions::new(pending),
+                talks: Talks::default(),
                 channels: 0,
                 started: None,
                 scan_now: false,

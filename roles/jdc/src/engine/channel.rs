@@ -21,6 +21,8 @@ pub(super) struct Channel {
     pub(super) accepted: u64,
     pub(super) rejected: u64,
     pub(super) last_share: Option<Instant>,
+    /// Frames of extensions that we do not know went to it or came from it, since it works for whom it works for.
+    pub(super) speaks_extensions: bool,
 }
 
 /// A miner's new hashrate is followed at once where it differs by this factor from what was followed last.
@@ -61,6 +63,7 @@ impl Channel {
             accepted: 0,
             rejected: 0,
             last_share: None,
+            speaks_extensions: false,
         }
     }
 
@@ -145,7 +148,8 @@ impl Channel {
     }
 
     /// Gives back what the channel holds.
-    pub(super) fn close(self, core: &mut Core) {
+    pub(super) fn close(self, peer: PeerId, core: &mut Core) {
+        core.talks.closed(peer, self.server.id());
         core.extranonces.release(self.server.extranonce_prefix());
         core.metrics.channel_closed(self.server.kind());
         core.channels -= 1;

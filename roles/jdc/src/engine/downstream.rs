@@ -110,7 +110,7 @@ impl JdcEngine {
 
     fn forget_miner(&mut self, peer: PeerId) {
         if let Some(mut miner) = self.miners.remove(&peer) {
-            miner.close_channels(&mut self.core);
+            miner.close_channels(peer, &mut self.core);
         }
         self.core.metrics.connections(self.miners.len());
     }
@@ -153,7 +153,7 @@ impl Miner {
             0 => {}
             EXTENSIONS_NEGOTIATION => return request_extensions(peer, header, payload, out),
             _ => {
-                self.forward_up(header, payload, core, out);
+                self.forward_up(peer, header, payload, core, out);
                 return Ok(());
             }
         }
@@ -238,16 +238,16 @@ impl Miner {
         let reason = message.reason_code.to_clean_string();
         tracing::debug!(%peer, channel_id = message.channel_id, reason, "channel closed by the miner");
         for channel in self.channels.close(message.channel_id) {
-            channel.close(core);
+            channel.close(peer, core);
             self.idle_since = now.instant;
         }
     }
 
-    fn close_channels(&mut self, core: &mut Core) {
+    fn close_channels(&mut self, peer: PeerId, core: &mut Core) {
         core.channels -= self.held.len() as u32;
         core.rates_changed = true;
         self.held.clear();
-        self.channels.close_all().for_each(|channel| channel.close(core));
+        self.channels.close_all().for_each(|channel| channel.close(peer, core));
     }
 
     fn is_idle(&self) -> bool {

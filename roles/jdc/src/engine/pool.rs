@@ -54,6 +54,8 @@ pub(super) struct UpChannel {
     pub(super) session: u64,
     pub(super) id: u32,
     group: u32,
+    /// Times that the pool said that somebody else is behind the channel now.
+    pub(super) end_changes: u32,
     /// For jobs to come.
     pub(super) target: Target,
     /// When the target last changed.
@@ -240,9 +242,20 @@ impl Core {
             }
             return Ok(());
         }
-        if let Ok((Common::Reconnect(message), _)) = Common::decode(header, payload) {
-            self.redirect(index, peer, &message, out);
-            return Ok(());
+        match Common::decode(header, payload) {
+            Ok((Common::Reconnect(message), _)) => {
+                self.redirect(index, peer, &message, out);
+                return Ok(());
+            }
+            Ok((Common::ChannelEndpointChanged(message), _)) => {
+                if let Some(channel) = &mut pool.channel
+                    && channel.is_addressed_by(message.channel_id)
+                {
+                    channel.end_changes = channel.end_changes.wrapping_add(1);
+                }
+                return Ok(());
+            }
+            _ => {}
         }
         let (message, _) = Mining::decode(header, payload).map_err(|error| {
             tracing::warn!(pool = pool.name, %error, "frame cannot be read");
@@ -371,6 +384,7 @@ impl Core {
             session: pool.sessions,
             id: message.channel_id,
             group: message.group_channel_id,
+            end_changes: 0,
             target: Target::from_le_bytes(message.target),
             retargeted: None,
             next_sequence_number: 0,

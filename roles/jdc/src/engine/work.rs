@@ -16,6 +16,12 @@ use crate::config::Mode;
 impl JdcEngine {
     /// Makes every choice anew and does what follows: called after whatever may have changed one.
     pub(super) fn settle(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        self.choose(now, out);
+        // After what must not be late.
+        self.tell_ends(out);
+    }
+
+    fn choose(&mut self, now: Now, out: &mut Outbox<Effect>) {
         let core = &mut self.core;
         core.choose_provider(now);
         let anyway = core.has_started(now);
@@ -111,7 +117,7 @@ impl JdcEngine {
                 let reason_code = Str0255::cut("extranonce-size-too-large-for-upstream");
                 out.send(*peer, &CloseChannel { channel_id, reason_code });
                 for channel in miner.channels.close(channel_id) {
-                    channel.close(&mut self.core);
+                    channel.close(*peer, &mut self.core);
                 }
                 miner.idle_since = now.instant;
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use adit_sv2::codec::{Seq064K, Str0255};
 use adit_sv2::frame::Header;
-use adit_sv2::messages::common::SetupConnection;
+use adit_sv2::messages::common::{ChannelEndpointChanged, SetupConnection};
 use adit_sv2::messages::extensions::RequestExtensions;
 use adit_sv2::messages::mining::*;
 use adit_transport::Event;
@@ -133,15 +133,25 @@ fn frames_of_unknown_extensions_pass_with_only_the_channel_changed() {
     sim.event(a.peer, Event::Frame(header, &payload));
     let said = &sim.said[from];
     assert_eq!((said.to, said.header, &said.payload), (pool, header, &frame(7, true).1));
-    // Both miners are one channel to the pool.
+    // The answer goes to who has spoken, and to nobody else.
     let from = sim.said.len();
     let (header, payload) = frame(7, true);
     sim.event(pool, Event::Frame(header, &payload));
-    let to: Vec<_> = sim.said[from..].iter().map(|said| (said.to, said.payload.clone())).collect();
-    assert_eq!(
-        to,
-        [(a.peer, frame(a.channel.id(), true).1), (b.peer, frame(b.channel.id(), true).1)]
-    );
+    let to = |sim: &Sim, from: usize| -> Vec<_> {
+        sim.said[from..].iter().map(|said| (said.to, said.payload.clone())).collect()
+    };
+    assert_eq!(to(&sim, from), [(a.peer, frame(a.channel.id(), true).1)]);
+    // What others say in this extension ends here: the pool could not tell them apart.
+    let from = sim.said.len();
+    let (header, payload) = frame(b.channel.id(), true);
+    sim.event(b.peer, Event::Frame(header, &payload));
+    assert_eq!(sim.said.len(), from);
+    // Another extension is theirs.
+    sim.event(b.peer, Event::Frame(Header { extension_type: 0x4322, ..header }, &payload));
+    let header = Header { extension_type: 0x4322, ..header };
+    sim.event(pool, Event::Frame(header, &frame(1, true).1));
+    let expected = [(pool, frame(7, true).1), (b.peer, frame(b.channel.id(), true).1)];
+    assert_eq!(to(&sim, from), expected);
     // Without the channel bit, or for a channel that is not theirs: dropped without a word.
     let from = sim.said.len();
     for (header, payload) in [frame(a.channel.id(), false), frame(99, true)] {
@@ -149,8 +159,95 @@ fn frames_of_unknown_extensions_pass_with_only_the_channel_changed() {
     }
     sim.event(pool, Event::Frame(frame(7, false).0, &frame(7, false).1));
     sim.event(pool, Event::Frame(frame(8, true).0, &frame(8, true).1));
+    // Of what nobody has spoken yet it is not known whose it is.
+    let unspoken = Header { extension_type: 0x4323, ..header };
+    sim.event(pool, Event::Frame(unspoken, &frame(7, true).1));
     assert_eq!(sim.said.len(), from);
     assert!(sim.closed.is_empty());
+    // A channel that is alone is meant, and one that is gone has nothing any more.
+    sim.event(a.peer, Event::Closed("gone"));
+    for header in [unspoken, frame(7, true).0] {
+        let from = sim.said.len();
+        sim.event(pool, Event::Frame(header, &frame(7, true).1));
+        assert_eq!(to(&sim, from), [(b.peer, frame(b.channel.id(), true).1)]);
+    }
+}
+
+#[test]
+fn channels_that_speak_extensions_hear_when_their_end_is_another() {
+    let mut sim =
+        Sim::working("coinbase.solo_output = \"raw(51)\"\nfallback.well_after_ms = 1000", 2);
+    let (a, b) = (sim.extended(8), sim.extended(8));
+    let speak = |sim: &mut Sim| {
+        let payload = a.channel.id().to_le_bytes();
+        let header =
+            Header { extension_type: 0x4321, channel_msg: true, msg_type: 1, msg_length: 4 };
+        let from = sim.said.len();
+        sim.event(a.peer, Event::Frame(header, &payload));
+        sim.said[from..].iter().map(|said| said.to).collect::<Vec<_>>()
+    };
+    let told = |sim: &Sim, from| {
+        let told = |peer| -> Vec<String> {
+            let heard = sim.heard_by(peer, from);
+            heard.into_iter().filter(|m| m.starts_with("ChannelEndpointChanged")).collect()
+        };
+        assert!(told(b.peer).is_empty(), "it spoke no extension");
+        told(a.peer)
+    };
+    // Nothing was said yet that could be void.
+    sim.lose(Link::Pool(0));
+    assert_eq!(sim.upstream(), Some(1));
+    assert!(told(&sim, 0).is_empty());
+    assert_eq!(speak(&mut sim), [sim.peer(Link::Pool(1))]);
+    // Another pool.
+    let from = sim.said.len();
+    sim.connect(Link::Pool(0));
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(sim.upstream(), Some(0));
+    let expected = format!("channel_id: {}", a.channel.id());
+    let heard = told(&sim, from);
+    assert!(heard.len() == 1 && heard[0].contains(&expected), "{heard:?}");
+    // What is told is told once, and not to who has said nothing since.
+    let from = sim.said.len();
+    sim.lose(Link::Pool(0));
+    assert_eq!((told(&sim, from).len(), sim.upstream()), (0, Some(1)));
+    // Solo.
+    speak(&mut sim);
+    let from = sim.said.len();
+    sim.lose(Link::Pool(1));
+    assert_eq!((told(&sim, from).len(), sim.source()), (1, "solo"));
+    assert!(speak(&mut sim).is_empty(), "nobody is there to hear it");
+    // And back: to a pool that may know what was said to nobody.
+    let from = sim.said.len();
+    sim.connect(Link::Pool(0));
+    sim.pass(Duration::from_secs(2));
+    assert_eq!((told(&sim, from).len(), sim.source()), (1, "declared"));
+    // The same pool, on whose side somebody else is there.
+    speak(&mut sim);
+    let (from, pool) = (sim.said.len(), sim.peer(Link::Pool(0)));
+    sim.send(pool, &ChannelEndpointChanged { channel_id: 8 });
+    assert!(told(&sim, from).is_empty());
+    sim.send(pool, &ChannelEndpointChanged { channel_id: 7 });
+    assert_eq!(told(&sim, from).len(), 1);
+    assert_eq!(speak(&mut sim), [pool]);
+}
+
+#[test]
+fn a_pool_that_is_back_is_another_end() {
+    let mut sim = Sim::working("", 1);
+    let a = sim.extended(8);
+    let payload = a.channel.id().to_le_bytes();
+    let header = Header { extension_type: 0x4321, channel_msg: true, msg_type: 1, msg_length: 4 };
+    sim.event(a.peer, Event::Frame(header, &payload));
+    let from = sim.said.len();
+    let told = |sim: &Sim| -> usize {
+        let heard = sim.heard_by(a.peer, from);
+        heard.iter().filter(|m| m.starts_with("ChannelEndpointChanged")).count()
+    };
+    sim.lose(Link::Pool(0));
+    assert_eq!((told(&sim), sim.source()), (0, "kept"), "it may come back");
+    sim.connect(Link::Pool(0));
+    assert_eq!(told(&sim), 1);
 }
 
 #[test]
