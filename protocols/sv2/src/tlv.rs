@@ -51,6 +51,17 @@ impl<'a> Tlv<'a> {
     }
 }
 
+/// A worker's name as extension 0x0002 carries it, of a `user_identity` or a V1 user name: what follows the account and
+/// its `.`, or the whole where there is none, cut behind the last whole character that fits.
+pub fn worker_name(user_identity: &str) -> &str {
+    let name = user_identity.split_once('.').map_or(user_identity, |(_, worker)| worker);
+    let mut end = name.len().min(USER_IDENTITY_LIMIT);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
+}
+
 /// The bytes behind a message's fields. They mean something only where an extension was negotiated.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 pub struct Tlvs<'a>(&'a [u8]);
@@ -129,4 +140,20 @@ fn read(input: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
     let (value, rest) = rest.split_at_checked(u16::from_le_bytes([*l0, *l1]).into())?;
     let extension_type = u16::from_le_bytes([*e0, *e1]);
     Some((Tlv { extension_type, field_type: *field_type, value }, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::worker_name;
+
+    #[test]
+    fn names_of_workers_fit_their_field() {
+        assert_eq!(worker_name("farm.rig7"), "rig7");
+        assert_eq!(worker_name("farm.a.b"), "a.b");
+        assert_eq!(worker_name("solo"), "solo");
+        assert_eq!(worker_name("farm."), "");
+        assert_eq!(worker_name(&"x".repeat(40)).len(), 32);
+        // 31 bytes and a character of two: the character goes as a whole.
+        assert_eq!(worker_name(&format!("farm.{}\u{e9}", "x".repeat(31))), "x".repeat(31));
+    }
 }
