@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::engine::Order;
-use crate::slot::{After, Slot};
+use crate::slot::{After, Scratch, Slot};
 use crate::{CloseReason, PeerId};
 
 /// Connections above which a delivery is shared out: with fewer it is over before another thread would help.
@@ -85,10 +85,10 @@ pub(crate) fn fan_out<L: Send>(
     let parts = Mutex::new(told.chunks_mut(AT_ONCE));
     let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
-        let (mut sealed, mut notable) = (Vec::new(), Vec::new());
+        let (mut scratch, mut notable) = (Scratch::default(), Vec::new());
         while let Some(part) = next() {
             for (peer, slot) in part {
-                match slot.deliver(said, &mut sealed, now) {
+                match slot.deliver(said, &mut scratch, now) {
                     Ok(After::Nothing) => {}
                     after => notable.push((*peer, after)),
                 }

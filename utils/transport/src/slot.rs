@@ -4,6 +4,7 @@
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,6 +50,23 @@ pub(crate) struct Slot<L> {
     pub(crate) watched: bool,
     /// The orders about it in the delivery at hand.
     pub(crate) chain: Chain,
+}
+
+/// Memory that is used from connection to connection, in one delivery.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    sealed: Vec<u8>,
+    /// Where the last thing said lies, whether it was frames, and the number of messages in it.
+    counted: (Range<usize>, bool, u64),
+}
+
+impl Scratch {
+    /// Ready for the next delivery, with so many bytes of memory at most.
+    pub(crate) fn clear(&mut self, kept: usize) {
+        self.sealed.clear();
+        self.sealed.shrink_to(kept);
+        self.counted = Default::default();
+    }
 }
 
 /// What is to be done about a connection that was spoken to.
@@ -111,14 +129,14 @@ impl<L> Slot<L> {
     pub(crate) fn deliver(
         &mut self,
         said: &Said<'_>,
-        sealed: &mut Vec<u8>,
+        scratch: &mut Scratch,
         now: Instant,
     ) -> Result<After, CloseReason> {
         let chain = mem::replace(&mut self.chain, Chain::EMPTY);
         if self.closing.is_some() {
             return Ok(After::Nothing);
         }
-        self.say(said.of(chain), said.bytes, sealed, now)?;
+        self.say(said.of(chain), said.bytes, scratch, now)?;
         Ok(match self.closing {
             Some((reason, _)) if self.spill.is_none() => After::Remove(reason),
             _ if self.has_deadline() => After::Watch,
@@ -131,9 +149,10 @@ impl<L> Slot<L> {
         &mut self,
         orders: impl Iterator<Item = &'o Order>,
         bytes: &[u8],
-        sealed: &mut Vec<u8>,
+        scratch: &mut Scratch,
         now: Instant,
     ) -> Result<(), CloseReason> {
+        let Scratch { sealed, counted } = scratch;
         sealed.clear();
         let limits = &self.common.limits;
         // Lines that are said in one piece are written from where they are: a job to thousands of miners is not copied.
@@ -157,8 +176,11 @@ impl<L> Slot<L> {
                         }
                     }
                     let frames = matches!(self.wrap, Wrap::Noise(_));
-                    let count = count_messages(said, frames);
-                    self.common.metrics.messages_out.inc_by(count);
+                    // What is said to many is counted once.
+                    if (&counted.0, counted.1) != (range, frames) {
+                        *counted = (range.clone(), frames, count_messages(said, frames));
+                    }
+                    self.common.metrics.messages_out.inc_by(counted.2);
                 }
                 Order::Close(_, reason) => {
                     self.closing = Some((CloseReason::Engine(reason), now + limits.linger));

@@ -12,7 +12,7 @@ use tracing::{debug, error, info};
 use crate::connection::Mode;
 use crate::deliver::{MANY, Said, fan_out};
 use crate::reader::Batch;
-use crate::slot::{After, Joining, Slot};
+use crate::slot::{After, Joining, Scratch, Slot};
 use crate::{CloseReason, Engine, Event, Now, Outbox, PeerId};
 
 /// Bytes of the sealing buffer that are kept from peer to peer.
@@ -37,7 +37,7 @@ pub(crate) struct State<E: Engine> {
     // Memory that is kept from delivery to delivery.
     next: Vec<u32>,
     touched: Vec<PeerId>,
-    sealed: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl<E: Engine> State<E> {
@@ -53,7 +53,7 @@ impl<E: Engine> State<E> {
             failed: None,
             next: Vec::new(),
             touched: Vec::new(),
-            sealed: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -115,7 +115,7 @@ impl<E: Engine> State<E> {
         let now = Now::read();
         let Some(slot) = self.slots.get_mut(&peer) else { return };
         let nothing = std::iter::empty();
-        match slot.say(nothing, &[], &mut self.sealed, now.instant) {
+        match slot.say(nothing, &[], &mut self.scratch, now.instant) {
             Ok(()) if slot.has_deadline() => slot.watch(peer, &mut self.watched),
             Ok(()) => {}
             Err(reason) => self.lost.push((peer, reason)),
@@ -213,7 +213,7 @@ impl<E: Engine> State<E> {
         if touched.len() < MANY {
             for peer in &touched {
                 let Some(slot) = self.slots.get_mut(peer) else { continue };
-                let after = slot.deliver(&said, &mut self.sealed, now.instant);
+                let after = slot.deliver(&said, &mut self.scratch, now.instant);
                 self.delivered(*peer, after);
             }
         } else {
@@ -227,8 +227,7 @@ impl<E: Engine> State<E> {
         touched.clear();
         self.touched = touched;
         self.next = next;
-        self.sealed.clear();
-        self.sealed.shrink_to(KEPT_SEALED);
+        self.scratch.clear(KEPT_SEALED);
         self.outbox.restore(orders, bytes);
     }
 
