@@ -136,15 +136,7 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     tasks.spawn(async move {
         adit_service::serve_router(listener, router, limits, (&metrics, "explorer"), stop).await;
     });
-    tokio::select! {
-        () = cx.shutdown.cancelled() => Ok(()),
-        // None of them ever ends by itself.
-        ended = tasks.join_next() => match ended {
-            Some(Err(error)) => Err(error).context("a task failed"),
-            _ if cx.shutdown.is_cancelled() => Ok(()),
-            _ => anyhow::bail!("a task ended"),
-        },
-    }
+    cx.until_over(&mut tasks).await
 }
 
 fn show_status(cx: &Context, app: &Arc<App>) {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use adit_node::{Network, NodeConfig, NodeKeys};
+use adit_node::{Network, NodeConfig, NodeKeys, Solutions};
 use adit_payout::Payout;
 use adit_service::{Authority, CommonConfig, ConfigError, ConfigPath, Http, Log};
 use serde::Deserialize;
@@ -87,7 +87,7 @@ pub struct Listen {
     /// Open connections; more are closed at once. Each may be about to send 4 MB of transactions.
     pub max_connections: usize,
     /// Open connections from one address: one machine cannot take all places. Loopback addresses are not held to it.
-    pub max_connections_per_address: usize,
+    pub max_connections_per_address: u32,
 }
 
 impl Default for Listen {
@@ -170,20 +170,6 @@ impl Default for Mempool {
     }
 }
 
-/// `[solutions]`: how long solved blocks are looked after.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct Solutions {
-    /// A block is kept, and brought back should a node lose it, until it has so many confirmations.
-    pub kept_confirmations: u32,
-}
-
-impl Default for Solutions {
-    fn default() -> Self {
-        Self { kept_confirmations: 6 }
-    }
-}
-
 impl Config {
     /// Refuses what cannot work.
     ///
@@ -195,7 +181,7 @@ impl Config {
         self.authority.load()?;
         let positive = [
             ("listen.max_connections", self.listen.max_connections as u64),
-            ("listen.max_connections_per_address", self.listen.max_connections_per_address as u64),
+            ("listen.max_connections_per_address", self.listen.max_connections_per_address.into()),
             ("tokens.lifetime_seconds", self.tokens.lifetime_seconds.into()),
             ("tokens.burst", self.tokens.burst.into()),
             ("tokens.per_minute", self.tokens.per_minute.into()),

@@ -9,7 +9,7 @@ use adit_node::{
 use adit_service::{ConfigError, Context, Role};
 use adit_sv2::noise::Validity;
 use adit_transport::{
-    AddressLimits, ConnectionLimits, Hub, HubOptions, ListenLimits, NoiseServer, TransportMetrics,
+    ConnectionLimits, Hub, HubOptions, ListenLimits, NoiseServer, TransportMetrics,
 };
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -50,7 +50,7 @@ impl Role for JdsRole {
 pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     cx.metrics.register(|registry| metrics.register(registry));
-    let nodes = nodes(&config, &metrics)?;
+    let nodes = metrics.calls.clients(config.nodes()?)?;
     let board = Board::new(&nodes);
 
     let dir = &config.data_dir;
@@ -113,14 +113,8 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     listen(&config, &cx, &hub, &mut tasks).await?;
 
     tokio::select! {
-        () = cx.shutdown.cancelled() => {}
+        over = cx.until_over(&mut tasks) => over?,
         failed = hub.failed() => return Err(failed.into()),
-        // None of them ever ends by itself.
-        ended = tasks.join_next() => match ended {
-            Some(Err(error)) => return Err(error).context("a task failed"),
-            _ if cx.shutdown.is_cancelled() => {}
-            _ => anyhow::bail!("a task ended"),
-        },
     }
     // A block that came with the last bytes is on disk at least; handing it in is tried again by the next run.
     hand_in_found(&hub, &submitter, &submissions);
@@ -143,17 +137,9 @@ async fn listen(
     let Listen { address, max_connections, max_connections_per_address } = config.listen;
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listen.address {address}"))?;
-    let defaults = ListenLimits::default();
-    let places = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let limits = ListenLimits {
-        max_connections,
-        address: AddressLimits {
-            connections: places(max_connections_per_address),
-            ..defaults.address
-        },
-        loopback: AddressLimits { connections: places(max_connections), ..defaults.loopback },
         connection: ConnectionLimits { max_payload: MAX_PAYLOAD, ..ConnectionLimits::default() },
-        ..defaults
+        ..ListenLimits::places(max_connections, max_connections_per_address)
     };
     let payout = config.payout()?.describe(config.chain());
     tracing::info!(payout, authority_key = %server.authority(), "clients and the pool are to expect this key");
@@ -161,14 +147,6 @@ async fn listen(
     tasks.spawn(hub.serve_noise(listener, Declarator, server, limits, cx.shutdown.clone()));
     cx.listening("declarators", address);
     Ok(())
-}
-
-fn nodes(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Node>> {
-    let client = |config| {
-        let metrics = metrics.clone();
-        Node::with_observer(config, move |report| metrics.rpc(report))
-    };
-    Ok(config.nodes()?.into_iter().map(client).collect::<Result<_, _>>()?)
 }
 
 fn show_status(cx: &Context, hub: &Hub<Jds>, board: &Board, submitter: &Arc<Submitter<Node>>) {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
-use adit_node::{BlockMetrics, CallReport};
+use adit_node::{BlockMetrics, CallMetrics};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -12,7 +12,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 type Count = Counter<u64, AtomicU64>;
 type By = Family<[(&'static str, &'static str); 1], Count>;
-type Labels<const N: usize> = [(&'static str, String); N];
 
 /// Handles to all of them; cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,8 +33,7 @@ pub struct Metrics {
     mempool_transactions: Gauge<i64, AtomicI64>,
     mempool_bytes: Gauge<i64, AtomicI64>,
     pending_bytes: Gauge<i64, AtomicI64>,
-    rpc_duration: Family<Labels<1>, Histogram>,
-    rpc_errors: Family<Labels<2>, Count>,
+    pub(crate) calls: CallMetrics,
 }
 
 impl Default for Metrics {
@@ -60,8 +58,7 @@ impl Default for Metrics {
             mempool_transactions: Gauge::default(),
             mempool_bytes: Gauge::default(),
             pending_bytes: Gauge::default(),
-            rpc_duration: Family::new_with_constructor(seconds),
-            rpc_errors: Family::default(),
+            calls: CallMetrics::default(),
         }
     }
 }
@@ -145,13 +142,7 @@ impl Metrics {
             "Memory that declarations not answered yet take",
             self.pending_bytes.clone(),
         );
-        r.register_with_unit(
-            "rpc_duration",
-            "Calls to nodes",
-            Unit::Seconds,
-            self.rpc_duration.clone(),
-        );
-        r.register("rpc_errors", "Calls to nodes that brought no result", self.rpc_errors.clone());
+        self.calls.register(r);
     }
 
     pub(crate) fn clients(&self, count: usize) {
@@ -216,17 +207,6 @@ impl Metrics {
 
     pub(crate) fn pending(&self, bytes: usize) {
         self.pending_bytes.set(bytes as i64);
-    }
-
-    pub(crate) fn rpc(&self, report: &CallReport<'_>) {
-        if report.method != "waitfornewblock" {
-            let labels = [("method", report.method.to_owned())];
-            self.rpc_duration.get_or_create(&labels).observe(report.duration.as_secs_f64());
-        }
-        if let Some(error) = report.error {
-            let labels = [("method", report.method.to_owned()), ("kind", error.kind().to_owned())];
-            self.rpc_errors.get_or_create(&labels).inc();
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use adit_node::{Network, NodeConfig, NodeKeys};
+use adit_node::{Network, NodeConfig, NodeKeys, Solutions};
 use adit_service::{Authority, CommonConfig, ConfigError, ConfigPath, Http, Log};
 use serde::Deserialize;
 
@@ -64,7 +64,7 @@ pub struct Listen {
     /// Open connections; more are closed at once. Each may ask for 4 MB of transactions.
     pub max_connections: usize,
     /// Open connections from one address: one machine cannot take all places.
-    pub max_connections_per_address: usize,
+    pub max_connections_per_address: u32,
 }
 
 impl Default for Listen {
@@ -105,20 +105,6 @@ pub enum Future {
     FullOnly,
 }
 
-/// `[solutions]`: how long solved blocks are looked after.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct Solutions {
-    /// A block is kept, and brought back should the node lose it, until it has so many confirmations.
-    pub kept_confirmations: u32,
-}
-
-impl Default for Solutions {
-    fn default() -> Self {
-        Self { kept_confirmations: 6 }
-    }
-}
-
 impl Config {
     /// Refuses what cannot work.
     ///
@@ -129,7 +115,7 @@ impl Config {
         self.authority.load()?;
         let positive = [
             ("listen.max_connections", self.listen.max_connections as u64),
-            ("listen.max_connections_per_address", self.listen.max_connections_per_address as u64),
+            ("listen.max_connections_per_address", self.listen.max_connections_per_address.into()),
             ("templates.fee_interval_seconds", self.templates.fee_interval_seconds),
             ("solutions.kept_confirmations", self.solutions.kept_confirmations.into()),
         ];

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use adit_node::CallReport;
+use adit_node::CallMetrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -27,8 +27,7 @@ pub struct Metrics {
     solutions: Family<[(&'static str, &'static str); 1], Counter<u64, AtomicU64>>,
     store_errors: Family<Labels<1>, Counter<u64, AtomicU64>>,
     tip_latency: Histogram,
-    rpc_duration: Family<Labels<1>, Histogram>,
-    rpc_errors: Family<Labels<2>, Counter<u64, AtomicU64>>,
+    pub(crate) calls: CallMetrics,
     offered: Offered,
     /// Templates sent in all, for `/status`.
     sent: Arc<AtomicU64>,
@@ -57,8 +56,6 @@ struct Offered(Arc<Mutex<Option<Instant>>>);
 
 impl Default for Metrics {
     fn default() -> Self {
-        // 1 ms to 4 s.
-        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 13));
         Self {
             clients: Gauge::default(),
             templates_sent: Family::default(),
@@ -67,8 +64,7 @@ impl Default for Metrics {
             store_errors: Family::default(),
             // 0.1 ms to 0.4 s.
             tip_latency: Histogram::new(exponential_buckets(0.0001, 2.0, 13)),
-            rpc_duration: Family::new_with_constructor(seconds),
-            rpc_errors: Family::default(),
+            calls: CallMetrics::default(),
             offered: Offered::default(),
             sent: Arc::default(),
         }
@@ -106,17 +102,7 @@ impl Metrics {
             Unit::Seconds,
             self.tip_latency.clone(),
         );
-        registry.register_with_unit(
-            "rpc_duration",
-            "Calls to nodes",
-            Unit::Seconds,
-            self.rpc_duration.clone(),
-        );
-        registry.register(
-            "rpc_errors",
-            "Calls to nodes that brought no result",
-            self.rpc_errors.clone(),
-        );
+        self.calls.register(registry);
         registry.register_collector(Box::new(self.offered.clone()));
     }
 
@@ -159,17 +145,6 @@ impl Metrics {
 
     pub(crate) fn tip_latency(&self, latency: Duration) {
         self.tip_latency.observe(latency.as_secs_f64());
-    }
-
-    pub(crate) fn rpc(&self, report: &CallReport<'_>) {
-        if report.method != "waitfornewblock" {
-            let labels = [("method", report.method.to_owned())];
-            self.rpc_duration.get_or_create(&labels).observe(report.duration.as_secs_f64());
-        }
-        if let Some(error) = report.error {
-            let labels = [("method", report.method.to_owned()), ("kind", error.kind().to_owned())];
-            self.rpc_errors.get_or_create(&labels).inc();
-        }
     }
 
     pub(crate) fn offered(&self) {

@@ -85,3 +85,17 @@ impl NodeKeys {
         nodes.collect()
     }
 }
+
+/// `[solutions]`: how long solved blocks are looked after.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Solutions {
+    /// A block is kept, and brought back should the node lose it, until it has so many confirmations.
+    pub kept_confirmations: u32,
+}
+
+impl Default for Solutions {
+    fn default() -> Self {
+        Self { kept_confirmations: 6 }
+    }
+}

@@ -5,7 +5,7 @@
 //! to mend. Results are typed leanly: only fields that are used, hex decoded straight to bytes.
 //!
 //! [`Submitter`] brings solved blocks into the best chain, from the disk where need be; [`Network`] is what the rules of
-//! a chain say; [`NodeKeys`] is a node in a role's configuration, [`Board`] how all of them are doing.
+//! a chain say; [`NodeKeys`] is a node in a role's configuration, [`CallMetrics`] what is counted of its calls, [`Board`] how all of them are doing.
 //!
 //! [`TipWatch`] tells of a new best tip within milliseconds, and of the node's going and coming back.
 
@@ -19,6 +19,7 @@ mod error;
 mod hex;
 mod http;
 mod keys;
+mod metrics;
 mod node;
 mod submitter;
 mod tip;
@@ -30,7 +31,8 @@ pub use calls::Rules;
 pub use chain::Network;
 pub use config::{Auth, ConfigError, NodeConfig};
 pub use error::NodeError;
-pub use keys::NodeKeys;
+pub use keys::{NodeKeys, Solutions};
+pub use metrics::CallMetrics;
 pub use node::{CallReport, Node};
 pub use submitter::{BlockMetrics, Chain, Standing, Submitter, look_after};
 pub use tip::{TipEvent, TipWatch};

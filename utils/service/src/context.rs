@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -78,6 +80,21 @@ impl Context {
         self.listeners.send_modify(|listeners| {
             listeners.insert(name, addr);
         });
+    }
+
+    /// Waits for the shutdown beside a role's tasks, none of which ends before by itself.
+    ///
+    /// # Errors
+    /// A task panicked or ended.
+    pub async fn until_over(&self, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+        tokio::select! {
+            () = self.shutdown.cancelled() => Ok(()),
+            ended = tasks.join_next() => match ended {
+                Some(Err(error)) => Err(error).context("a task failed"),
+                _ if self.shutdown.is_cancelled() => Ok(()),
+                _ => anyhow::bail!("a task ended"),
+            },
+        }
     }
 
     /// The address of a listener, as soon as there is one.

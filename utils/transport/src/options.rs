@@ -105,6 +105,19 @@ pub struct LineOptions {
 }
 
 impl ListenLimits {
+    /// The defaults with room for so many connections at once, and for so many of one address. All may come from
+    /// loopback.
+    pub fn places(connections: usize, of_one_address: u32) -> Self {
+        let all = u32::try_from(connections).unwrap_or(u32::MAX);
+        let defaults = Self::default();
+        Self {
+            max_connections: connections,
+            address: AddressLimits { connections: of_one_address, ..defaults.address },
+            loopback: AddressLimits { connections: all, ..defaults.loopback },
+            ..defaults
+        }
+    }
+
     pub(crate) fn of(&self, address: IpAddr) -> &AddressLimits {
         if address.is_loopback() { &self.loopback } else { &self.address }
     }
