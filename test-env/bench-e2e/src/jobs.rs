@@ -10,10 +10,11 @@ use anyhow::{Context, Result, ensure};
 use super::Item;
 use super::miners::{self, connect, wait_for_jobs};
 use super::relay::Relay;
-use super::sides::{Ground, Side, Translator};
+use super::sides::{Ground, Miners, Side, Terms, Translator};
 
 /// Nobody finds a share in this time: each miner is taken for this.
 const HASH_RATE: f64 = 1e9;
+const SHARES_PER_MINUTE: u32 = 6;
 /// From a block to when the last miner has its job, many times over.
 const SETTLED: Duration = Duration::from_millis(400);
 /// The same on a machine that is busy with other things.
@@ -32,15 +33,19 @@ pub(crate) fn measure(
     blocks: usize,
 ) -> Result<Vec<Item>> {
     // A target that changes would have every miner told anew in the middle of a block.
-    let shares = [
-        ("per_minute", 6.into()),
-        ("allow_above_network_difficulty", true.into()),
-        ("vardiff", false.into()),
-    ];
-    let ground = Ground::start(Chain::Regtest, &shares)?;
+    let more = [("allow_above_network_difficulty", true.into()), ("vardiff", false.into())];
+    let terms = Terms {
+        chain: Chain::Regtest,
+        shares_per_minute: SHARES_PER_MINUTE,
+        batch: 10,
+        more: &more,
+    };
+    let ground = Ground::start(side, &terms)?;
     let relay = Relay::start(ground.pool.endpoint().addr)?;
     let pool = Endpoint { addr: relay.addr, ..ground.pool.endpoint() };
-    let translator = Translator::start(side, &pool, HASH_RATE)?;
+    let terms =
+        Miners { count, hash_rate: HASH_RATE * count as f64, shares_per_minute: SHARES_PER_MINUTE };
+    let translator = Translator::start(side, &pool, &terms)?;
     // One first, so that there is a channel, and what the process needs anyway does not count.
     let (mut first, _) = connect(translator.addr, 1)?;
     wait_for_jobs(&mut first)?;
@@ -84,11 +89,13 @@ pub(crate) fn measure(
             times.extend(came);
         }
         let from_pool = relay.first_since(begun).context("the pool said nothing of a block")?;
+        let from_provider = ground.templates.first_since(begun);
+        let from_provider = from_provider.context("no template of a block")?;
         // Of two jobs in one read only the time of the second is known.
         if several {
             figures.left_out += 1;
         } else {
-            figures.add(times, from_pool)?;
+            figures.add(times, from_pool, from_provider)?;
         }
     }
     ensure!(
@@ -132,30 +139,41 @@ struct Figures {
     firsts: Vec<f64>,
     medians: Vec<f64>,
     lasts: Vec<f64>,
+    /// To the last miner from the template provider's word.
+    whole: Vec<f64>,
     /// Blocks of which miners were told more than once.
     left_out: usize,
 }
 
 impl Figures {
     /// When each miner had the job of a block.
-    fn add(&mut self, mut times: Vec<SystemTime>, from_pool: SystemTime) -> Result<()> {
+    fn add(
+        &mut self,
+        mut times: Vec<SystemTime>,
+        from_pool: SystemTime,
+        from_provider: SystemTime,
+    ) -> Result<()> {
         times.sort_unstable();
-        let since = |time: SystemTime| {
-            time.duration_since(from_pool).unwrap_or_default().as_secs_f64() * 1e3
+        let between = |from: SystemTime, to: SystemTime| {
+            to.duration_since(from).unwrap_or_default().as_secs_f64() * 1e3
         };
+        let since = |time| between(from_pool, time);
         let (first, last) = times.first().zip(times.last()).context("no miners")?;
         self.firsts.push(since(*first));
         self.medians.push(since(times[times.len() / 2]));
         self.lasts.push(since(*last));
+        self.whole.push(between(from_provider, *last));
         Ok(())
     }
 
     fn note(&mut self, settled: bool) -> String {
         let (first, middle) = (median(&mut self.firsts), median(&mut self.medians));
+        let whole = median(&mut self.whole);
         // In order since its median was taken.
         let (best, worst) = (self.lasts.first().copied(), self.lasts.last().copied());
         format!(
             "{} blocks; best {:.2}, worst {:.2}; the first miner {first:.2}, the median one {middle:.2}; \
+             from the template provider to the last {whole:.2}; \
              {} blocks left out, of which miners were told more than once{}",
             self.lasts.len(),
             best.unwrap_or_default(),

@@ -25,7 +25,7 @@ struct Args {
     /// Only items whose name contains this.
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
-    /// Folder with SRI's `translator_sv2`.
+    /// Folder with SRI's `translator_sv2`; with `pool_sv2` in it too, that one's pool is measured as well.
     #[arg(long, value_name = "DIR", env = "SRI_BIN")]
     sri: Option<PathBuf>,
     /// Blocks that each figure about jobs is the median of.
@@ -34,7 +34,10 @@ struct Args {
     /// Seconds of load for shares per second.
     #[arg(long, value_name = "N", default_value_t = 15)]
     seconds: u64,
-    /// Leave out the translator of Adit.
+    /// V1 connections of the load for shares per second.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    connections: usize,
+    /// Leave out Adit's own programs.
     #[arg(long)]
     without_adit: bool,
 }
@@ -55,25 +58,35 @@ fn main() -> anyhow::Result<()> {
         sides.push(Side::Adit);
     }
     if let Some(dir) = &args.sri {
-        let program = dir.join("translator_sv2");
-        anyhow::ensure!(program.is_file(), "{} is not there", program.display());
-        sides.push(Side::Sri(program));
+        let (translator, pool) = (dir.join("translator_sv2"), dir.join("pool_sv2"));
+        anyhow::ensure!(translator.is_file(), "{} is not there", translator.display());
+        sides.push(Side::Sri { translator: translator.clone() });
+        if pool.is_file() {
+            sides.push(Side::SriBoth { translator, pool });
+        }
     }
     let mut items = Vec::new();
     for side in &sides {
         for (count, name) in [(1_000, "job_last_of_1000_ms"), (5_000, "job_last_of_5000_ms")] {
             let names = [name, "v1_rss_per_connection_kib", "v1_connect_rate"];
-            if names.iter().any(|name| name.contains(&args.only)) {
+            let all = if count == 1_000 { &names[..1] } else { &names[..] };
+            if all.iter().any(|name| name.contains(&args.only)) {
                 items.extend(jobs::measure(side, count, name, args.blocks)?);
             }
         }
-        if "e2e_shares_per_second".contains(&args.only) {
-            items.extend(shares::measure(side, args.seconds)?);
+        let name = "e2e_shares_per_second";
+        if name.contains(&args.only) {
+            items.extend(shares::measure(side, args.seconds, name, args.connections)?);
         }
     }
     items.retain(|item| item.name.contains(&args.only));
-    let text = if args.json { json(&items) } else { table(&items) };
-    writeln!(std::io::stdout(), "{text}")?;
+    let (table, mut stdout) = (table(&items), std::io::stdout());
+    if args.json {
+        writeln!(std::io::stderr(), "{table}")?;
+        writeln!(stdout, "{}", json(&items))?;
+    } else {
+        writeln!(stdout, "{table}")?;
+    }
     Ok(())
 }
 
@@ -89,7 +102,13 @@ fn json(items: &[Item]) -> String {
         .into_iter()
         .filter_map(|name| {
             let unit = items.iter().find(|item| item.name == name)?.unit;
-            let (ours, peer) = (value(name, "adit"), value(name, "sri"));
+            // What comes of translator and pool together is held against both of SRI's, all else against its translator.
+            let peers = match name {
+                "e2e_shares_per_second" => ["sri-both", "sri"],
+                _ => ["sri", "sri-both"],
+            };
+            let peer = peers.iter().find_map(|side| value(name, side));
+            let ours = value(name, "adit");
             let ratio = ours.zip(peer).map(|(ours, peer)| match unit {
                 "per_second" => ours / peer,
                 _ => peer / ours,
@@ -104,7 +123,7 @@ fn json(items: &[Item]) -> String {
 fn table(items: &[Item]) -> String {
     let line = |item: &Item| {
         format!(
-            "{:<28} {:<5} {:>12.2} {:<11} {}",
+            "{:<28} {:<8} {:>12.2} {:<11} {}",
             item.name, item.side, item.value, item.unit, item.note
         )
     };

@@ -8,23 +8,29 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_test_env::bitcoind::Chain;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::Item;
 use super::miners::{Miner, connect, wait_for_jobs};
-use super::sides::{Ground, Side, Translator, cpu_seconds};
+use super::sides::{Ground, Miners, Pool, Side, Terms, Translator, cpu_seconds};
 
-/// Connections of the generator.
-const MINERS: usize = 2;
-/// Shares that wait for an answer, of each.
-const WINDOW: u64 = 2_048;
-/// Shares in one write.
+/// Shares that wait for an answer, of all miners together.
+const IN_FLIGHT: u64 = 4_096;
+/// Shares in one write, at most.
 const BATCH: u64 = 64;
 /// For the last answers, all the way.
 const SETTLE: Duration = Duration::from_secs(20);
+/// Without another share at the pool there will be none. Longer than what SRI's pool says of itself is old.
+const QUIET: Duration = Duration::from_secs(4);
+/// Accepted shares after which it is enough: pool and translator take 2^20 on one job, and there is no other.
+const ENOUGH: u64 = 900_000;
+/// Hashes per second that all miners together are taken for, and the shares per minute that are wanted: every other hash
+/// is a share then, for whichever pool.
+const HASH_RATE: u32 = 10;
+const SHARES_PER_MINUTE: u32 = 600;
 
 struct Load {
     miner: Miner,
@@ -33,105 +39,131 @@ struct Load {
     refused: u64,
     out: Vec<u8>,
     written: usize,
+    window: u64,
 }
 
-pub(crate) fn measure(side: &Side, seconds: u64) -> Result<Vec<Item>> {
+/// Of so many V1 connections.
+pub(crate) fn measure(
+    side: &Side,
+    seconds: u64,
+    name: &'static str,
+    connections: usize,
+) -> Result<Vec<Item>> {
     // On a signet, where a share is no block; at a target that nearly every hash meets, and which stays.
-    let shares = [
-        ("per_minute", 600.into()),
-        ("min_hashrate", 10.into()),
-        ("start_hashrate", 10.into()),
+    let more = [
+        ("min_hashrate", HASH_RATE.into()),
+        ("start_hashrate", HASH_RATE.into()),
         ("vardiff", false.into()),
         ("ack_interval_ms", 1_000.into()),
-        ("ack_batch", 1_000.into()),
     ];
-    let mut ground = Ground::start(Chain::Signet, &shares)?;
-    let translator = Translator::start(side, &ground.pool.endpoint(), 1.0)?;
-    let (mut miners, _) = connect(translator.addr, MINERS)?;
+    let terms = Terms {
+        chain: Chain::Signet,
+        shares_per_minute: SHARES_PER_MINUTE,
+        batch: 1_000,
+        more: &more,
+    };
+    let mut ground = Ground::start(side, &terms)?;
+    let terms = Miners {
+        count: connections,
+        hash_rate: HASH_RATE.into(),
+        shares_per_minute: SHARES_PER_MINUTE,
+    };
+    let translator = Translator::start(side, &ground.pool.endpoint(), &terms)?;
+    let (mut miners, _) = connect(translator.addr, connections)?;
     wait_for_jobs(&mut miners)?;
     // Until the upstream has heard of all of them and no target changes any more.
     thread::sleep(Duration::from_secs(8));
 
     let mut poll = Poll::new()?;
     let mut loads = Vec::new();
+    let window = (IN_FLIGHT / connections as u64).max(2);
     for (number, miner) in miners.into_iter().enumerate() {
         let fd = miner.stream.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut SourceFd(&fd), Token(number), interest)?;
         let (out, written) = (Vec::new(), 0);
-        loads.push(Load { miner, sent: 0, accepted: 0, refused: 0, out, written });
+        loads.push(Load { miner, sent: 0, accepted: 0, refused: 0, out, written, window });
     }
-    let pool_pid = ground.pool.pid().context("a process")?;
+    let pool_pid = ground.pool.pid()?;
     let cpu = |pid| cpu_seconds(pid);
     let before = (own_cpu()?, cpu(translator.pid)?, cpu(pool_pid)?);
     let begun = Instant::now();
     let end = begun + Duration::from_secs(seconds);
     let mut events = Events::with_capacity(1_024);
     let mut reasons = HashMap::new();
+    let mut ready: Vec<usize> = (0..loads.len()).collect();
+    let mut so_far = 0;
     loop {
-        let more = Instant::now() < end;
-        for load in &mut loads {
+        let more = Instant::now() < end && so_far < ENOUGH;
+        for number in ready.drain(..) {
+            let load = &mut loads[number];
+            let before = load.accepted;
             load.work(more, &mut reasons)?;
+            so_far += load.accepted - before;
         }
-        let done = loads.iter().all(|load| load.sent == load.accepted + load.refused);
-        if !more && done {
+        if !more && loads.iter().all(|load| load.sent == load.accepted + load.refused) {
             break;
         }
         ensure!(Instant::now() < end + SETTLE, "shares were not answered: {:?}", totals(&loads));
         poll.poll(&mut events, Some(Duration::from_millis(10)))?;
+        ready.extend(events.iter().map(|event| event.token().0));
     }
     let took = begun.elapsed();
     let after = (own_cpu()?, cpu(translator.pid)?, cpu(pool_pid)?);
     let (sent, accepted, refused) = totals(&loads);
     ensure!(sent == accepted + refused, "{sent} sent, {accepted} accepted, {refused} refused");
 
-    let name = side.name();
     let mut note = format!(
-        "{sent} submitted = {accepted} accepted + {refused} refused {reasons:?}; CPU seconds per second: generator {:.2}, translator {:.2}, pool {:.2}",
+        "{connections} connections, {:.1} s: {sent} submitted = {accepted} accepted + {refused} refused {reasons:?}; CPU seconds per second: generator {:.2}, translator {:.2}, pool {:.2}",
+        took.as_secs_f64(),
         (after.0 - before.0) / took.as_secs_f64(),
         (after.1 - before.1) / took.as_secs_f64(),
         (after.2 - before.2) / took.as_secs_f64(),
     );
-    // At the other end, once the last batch is stored.
-    let at_pool = || -> Result<(f64, f64)> {
-        let metrics = ground.pool.metrics()?;
-        let count = |result| metrics.sum("adit_pool_shares_total", &[("result", result)]);
-        Ok((count("accepted"), count("rejected")))
-    };
+    // At the other end, once the last batch is there.
     let deadline = Instant::now() + SETTLE;
-    let mut pool = at_pool()?;
+    let (mut counted, mut since) = (ground.pool.shares()?, Instant::now());
+    while counted.0 + counted.1 < accepted as f64
+        && since.elapsed() < QUIET
+        && Instant::now() < deadline
+    {
+        thread::sleep(Duration::from_millis(100));
+        let now = ground.pool.shares()?;
+        if now != counted {
+            (counted, since) = (now, Instant::now());
+        }
+    }
+    let _ = write!(
+        note,
+        "; pool: {} accepted, {} rejected, the last {:.1} s after the miners' last answer",
+        counted.0,
+        counted.1,
+        since.saturating_duration_since(begun + took).as_secs_f64()
+    );
     if let Some(role) = &translator.role {
         let count = |result: &str| -> Result<f64> {
             let labels = [("side", "onward"), ("result", result)];
             Ok(role.metrics()?.sum("adit_translator_shares_total", &labels))
         };
         let (onward, below) = (count("sent")?, count("below-target")?);
-        while pool.0 + pool.1 < onward && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(100));
-            pool = at_pool()?;
-        }
         ensure!(
             onward + below == accepted as f64,
             "{onward} sent on and {below} below of {accepted}"
         );
-        ensure!(pool.0 + pool.1 == onward, "{onward} sent on, at the pool {pool:?}");
-    } else {
-        thread::sleep(Duration::from_secs(3));
-        pool = at_pool()?;
+        ensure!(counted.0 + counted.1 == onward, "{onward} sent on, at the pool {counted:?}");
     }
-    ground.pool.stop()?;
-    let store = adit_pool::store::Store::open(&ground.pool.dir().join("pool.redb"))?;
-    let stored = store.totals(1)?;
-    ensure!(stored.accepted as f64 == pool.0, "{} accepted, {} stored", pool.0, stored.accepted);
-    let _ = write!(
-        note,
-        "; pool: {} accepted, {} rejected; store: {} accepted, {} rejected",
-        pool.0, pool.1, stored.accepted, stored.rejected
-    );
+    if let Pool::Adit(role) = &mut ground.pool {
+        role.stop()?;
+        let store = adit_pool::store::Store::open(&role.dir().join("pool.redb"))?;
+        let stored = store.totals(1)?;
+        let (accepted, rejected) = (stored.accepted, stored.rejected);
+        ensure!(accepted as f64 == counted.0, "{} accepted, {accepted} stored", counted.0);
+        let _ = write!(note, "; store: {accepted} accepted, {rejected} rejected");
+    }
     Ok(vec![Item {
-        name: "e2e_shares_per_second",
-        side: name,
-        value: pool.0 / took.as_secs_f64(),
+        name,
+        side: side.name(),
+        value: counted.0 / took.as_secs_f64(),
         unit: "per_second",
         note,
     }])
@@ -173,14 +205,16 @@ impl Load {
                 }
             }
             let waiting = self.sent - self.accepted - self.refused;
-            if !more || waiting + BATCH > WINDOW {
+            // A good part of the window at once: what a translator reads at once is what many miners' shares would be.
+            let batch = (self.window / 2).clamp(1, BATCH);
+            if !more || waiting + batch > self.window {
                 return Ok(());
             }
             self.out.clear();
             self.written = 0;
             let Some(job) = &self.miner.job else { return Ok(()) };
             let digits = 2 * self.miner.size();
-            for number in self.sent..self.sent + BATCH {
+            for number in self.sent..self.sent + batch {
                 writeln!(
                     self.out,
                     "{{\"id\":{},\"method\":\"mining.submit\",\"params\":[\"{}\",\"{}\",\"{:0digits$x}\",\"{:08x}\",\"{:08x}\"]}}",
@@ -192,7 +226,7 @@ impl Load {
                     number as u32
                 )?;
             }
-            self.sent += BATCH;
+            self.sent += batch;
         }
     }
 }
