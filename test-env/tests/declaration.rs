@@ -249,6 +249,39 @@ fn v1_miners_behind_a_translator_choose_their_blocks_too() {
     assert_eq!(connection(&miner)["reconnects"], 0);
 }
 
+/// To the pool all of them are one channel; it knows each by the name in its shares.
+#[test]
+fn the_pool_knows_the_workers_behind_a_jdc() {
+    let mut scene = Scene::start(1, |jdc| jdc);
+    let jdc = scene.jdc.endpoint();
+    let url = format!("stratum2+tcp://{}/{}", jdc.addr, jdc.key.unwrap());
+    let upstream = [("url", url.into()), ("user_identity", "farm.all".into())];
+    let translator = Setup::translator(&jdc).clear("upstream").push("upstream", &upstream);
+    let translator = translator.set("", "channels", "aggregated").start().unwrap();
+    let v1 = Endpoint { key: None, ..translator.endpoint() };
+    for (mode, server, user) in [
+        ("sv2-extended", &jdc, "farm.alpha"),
+        ("sv2-standard", &jdc, "farm.beta"),
+        ("sv1", &v1, "farm.gamma"),
+    ] {
+        let miner = Setup::device(mode, server).arg("--user", user).start().unwrap();
+        scene.miners.push(miner);
+    }
+    let pool = &scene.operators[0].pool;
+    let account = Setup::USER.split('.').next().unwrap();
+    eventually(SOON, "the pool has shares of every worker", || {
+        let workers = pool.status().unwrap()["state"]["workers"].clone();
+        let shares_of = |worker: &str| {
+            let mut workers = workers.as_array().unwrap().iter();
+            let found = workers.find(|w| w["account"] == account && w["worker"] == worker);
+            found.and_then(|worker| worker["accepted"].as_u64())
+        };
+        ["alpha", "beta", "gamma"].iter().all(|name| shares_of(name) > Some(0))
+    });
+    let state = scene.jdc.status().unwrap()["state"].clone();
+    assert_eq!(state["upstreams"][0]["worker_names"], true);
+}
+
 #[test]
 fn solo_blocks_pay_the_miner() {
     let mut scene =

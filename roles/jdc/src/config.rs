@@ -131,6 +131,13 @@ pub struct Upstream {
     pub jds: Sv2Url,
     /// Who is credited there.
     pub user_identity: String,
+    /// Whether shares name their worker where the pool takes that (extension 0x0002).
+    #[serde(default = "yes")]
+    pub worker_names: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// One `[[template_provider]]`.

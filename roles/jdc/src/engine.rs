@@ -15,6 +15,7 @@ mod declare;
 mod downstream;
 mod extensions;
 mod jds;
+mod names;
 mod open;
 mod pool;
 mod provider;
@@ -38,6 +39,7 @@ use crate::config::{Config, Mode, OnFailure};
 use crate::metrics::Metrics;
 use crate::store::FoundBlock;
 
+pub(crate) use shares::INVALID_NAME;
 pub use status::Readiness;
 
 use blocks::Solutions;
@@ -96,6 +98,8 @@ struct Core {
     desk: Desk,
     solutions: Solutions,
     talks: Talks,
+    /// Workers that are told apart by the names in their shares.
+    names: usize,
     /// Channels that are open or wait for a first job.
     channels: u32,
     started: Option<Instant>,
@@ -210,6 +214,7 @@ impl JdcEngine {
                 desk: Desk::default(),
                 solutions: Solutions::new(pending),
                 talks: Talks::default(),
+                names: 0,
                 channels: 0,
                 started: None,
                 scan_now: false,

@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::engine::INVALID_NAME;
+
 type Label = [(&'static str, &'static str); 1];
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -66,14 +68,19 @@ const KNOWN_REFUSALS: [&str; 17] = [
     "internal-error",
 ];
 
+/// Why a share may be refused.
+fn refusals() -> impl Iterator<Item = &'static str> {
+    ShareError::ALL.into_iter().map(ShareError::code).chain([INVALID_NAME])
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         // 0.1 ms to 1.6 s.
         let short = || Histogram::new(exponential_buckets(1e-4, 2.0, 15));
         let shares = Family::<[(&'static str, &'static str); 2], Counter>::default();
         let accepted = shares.get_or_create_owned(&[("result", "accepted"), ("reason", "none")]);
-        for error in ShareError::ALL {
-            let _ = shares.get_or_create(&[("result", "rejected"), ("reason", error.code())]);
+        for reason in refusals() {
+            let _ = shares.get_or_create(&[("result", "rejected"), ("reason", reason)]);
         }
         Self {
             shares,
@@ -162,8 +169,8 @@ impl Metrics {
         self.accepted.inc();
     }
 
-    pub(crate) fn share_rejected(&self, error: ShareError) {
-        self.shares.get_or_create(&[("result", "rejected"), ("reason", error.code())]).inc();
+    pub(crate) fn share_rejected(&self, reason: &'static str) {
+        self.shares.get_or_create(&[("result", "rejected"), ("reason", reason)]).inc();
     }
 
     pub(crate) fn onward(&self, result: &'static str, shares: u64) {
@@ -240,8 +247,8 @@ impl Metrics {
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let rejected = ShareError::ALL.into_iter().map(|error| {
-            self.shares.get_or_create(&[("result", "rejected"), ("reason", error.code())]).get()
+        let rejected = refusals().map(|reason| {
+            self.shares.get_or_create(&[("result", "rejected"), ("reason", reason)]).get()
         });
         Summary {
             accepted: self.accepted.get(),

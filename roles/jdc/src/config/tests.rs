@@ -60,6 +60,9 @@ fn the_example_is_the_default() {
 fn working_ones() {
     let config = parse(&with("", UPSTREAM)).unwrap();
     config.check().unwrap();
+    assert!(config.upstreams[0].worker_names);
+    let unnamed = parse(&with("", &format!("{UPSTREAM}worker_names = false\n"))).unwrap();
+    assert!(!unnamed.upstreams[0].worker_names);
     assert!(config.payout().unwrap().is_none() && config.allow_above_network_difficulty());
     let solo = format!("mode = \"solo\"\ncoinbase.solo_output = \"{PAYOUT}\"");
     let config = parse(&with(&solo, "")).unwrap();

@@ -41,13 +41,14 @@ impl Core {
     pub(super) fn block_found(
         &mut self,
         channel: &Channel,
+        worker: &str,
         share: &Share<'_>,
         solution: &Solution,
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
         self.metrics.block("found");
-        let (hash, identity) = (solution.hash, &channel.identity);
+        let (hash, identity) = (solution.hash, worker);
         let template = channel.set_id(share).and_then(|id| self.desk.template_of(id));
         let Some((provider, template_id)) = template else {
             // A job of the pool's own, which submits it.
@@ -58,7 +59,7 @@ impl Core {
             hash: hash.0.to_vec(),
             prev_hash: solution.header.prev_hash.to_vec(),
             found_unix_ms: now.unix_ms,
-            identity: identity.clone(),
+            identity: identity.to_owned(),
             template_provider: self.providers[provider].name.clone(),
             template_id,
             version: solution.header.version,

@@ -1,5 +1,6 @@
 //! A miner's channel: the protocol's channel, whose work it is, and its difficulty.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use adit_mining::vardiff::{TargetLimits, Vardiff, VardiffOptions};
@@ -7,6 +8,7 @@ use adit_mining::{ServerChannel, Share, Target};
 use adit_sv2::messages::mining::SetTarget;
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::names::Names;
 use super::source::Source;
 use super::{Core, Effect};
 
@@ -14,7 +16,9 @@ use super::{Core, Effect};
 pub(super) struct Channel {
     pub(super) server: ServerChannel,
     /// As the miner gave it.
-    pub(super) identity: String,
+    pub(super) identity: Arc<str>,
+    /// Who is behind it, where it says so in its shares.
+    pub(super) names: Names,
     pub(super) vardiff: Vardiff,
     /// What the miner said last; 0 if nothing.
     nominal_hash_rate: f64,
@@ -45,7 +49,7 @@ impl AsMut<ServerChannel> for Channel {
 impl Channel {
     pub(super) fn new(
         server: ServerChannel,
-        identity: String,
+        identity: Arc<str>,
         hash_rate: f64,
         core: &Core,
         now: Now,
@@ -59,6 +63,7 @@ impl Channel {
             vardiff: Vardiff::new(options, server.target(), now.instant),
             server,
             identity,
+            names: Names::default(),
             nominal_hash_rate: hash_rate,
             accepted: 0,
             rejected: 0,
@@ -153,6 +158,7 @@ impl Channel {
         core.extranonces.release(self.server.extranonce_prefix());
         core.metrics.channel_closed(self.server.kind());
         core.channels -= 1;
+        core.names -= self.names.len();
         core.rates_changed = true;
     }
 }

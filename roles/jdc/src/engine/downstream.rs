@@ -16,7 +16,8 @@ use adit_transport::{Event, Now, Outbox, PeerId};
 
 use super::channel::Channel;
 use super::open::OpenRequest;
-use super::setup::{Introduction, request_extensions, set_up};
+use super::setup::{Introduction, set_up};
+use super::shares::Submission;
 use super::{Core, Effect, JdcEngine};
 
 /// Why a miner's connection is closed; the transport counts them.
@@ -137,7 +138,7 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) -> Result<(), &'static str> {
-        let Some(introduction) = &self.introduction else {
+        let Some(introduction) = &mut self.introduction else {
             let introduction = set_up(peer, header, payload, out)?;
             let grouping = match (introduction.standard_jobs, core.settings.group_channels) {
                 (true, _) => Grouping::None,
@@ -151,15 +152,16 @@ impl Miner {
         let standard_jobs = introduction.standard_jobs;
         match header.extension_type {
             0 => {}
-            EXTENSIONS_NEGOTIATION => return request_extensions(peer, header, payload, out),
+            EXTENSIONS_NEGOTIATION => {
+                return introduction.request_extensions(peer, header, payload, out);
+            }
             _ => {
                 self.forward_up(peer, header, payload, core, out);
                 return Ok(());
             }
         }
-        let message = match Mining::decode(header, payload) {
-            // TLVs belong to extensions, of which none is negotiated.
-            Ok((message, _tlvs)) => message,
+        let (message, tlvs) = match Mining::decode(header, payload) {
+            Ok(decoded) => decoded,
             Err(DecodeError::Unknown { msg_type: SetupConnection::TYPE, .. }) => {
                 return Err(reason::SECOND_SETUP);
             }
@@ -174,10 +176,21 @@ impl Miner {
         };
         match message {
             Mining::SubmitSharesExtended(m) => {
-                self.share(peer, m.channel_id, &Share::from(&m), core, now, out);
+                // TLVs mean something only where their extension was negotiated (spec 3.4.3).
+                let named = introduction.worker_names.then_some(tlvs);
+                match named.map_or(Ok(None), |tlvs| tlvs.user_identity()) {
+                    Ok(name) => {
+                        let (channel_id, share) = (m.channel_id, Share::from(&m));
+                        let submission = Submission { channel_id, share, name };
+                        self.share(peer, &submission, core, now, out);
+                    }
+                    Err(_) => self.void_share(peer, &m, core, out),
+                }
             }
             Mining::SubmitSharesStandard(m) => {
-                self.share(peer, m.channel_id, &Share::from(&m), core, now, out);
+                let (channel_id, share) = (m.channel_id, Share::from(&m));
+                let submission = Submission { channel_id, share, name: None };
+                self.share(peer, &submission, core, now, out);
             }
             Mining::OpenStandardMiningChannel(m) => {
                 let request = OpenRequest::standard(&m);

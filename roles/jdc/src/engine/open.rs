@@ -203,7 +203,7 @@ impl Miner {
         }
         tracing::debug!(%peer, id, identity = request.identity, kind = ?request.kind, "channel opened");
         core.metrics.channel_opened(request.kind);
-        let identity = request.identity.clone();
+        let identity = request.identity.as_str().into();
         self.channels.insert(Channel::new(server, identity, request.hash_rate, core, now));
         Ok(())
     }

@@ -13,9 +13,11 @@ use adit_sv2::messages::mining::{
     REQUIRES_FIXED_VERSION, REQUIRES_WORK_SELECTION, SetNewPrevHash, SubmitSharesError,
     SubmitSharesExtended, SubmitSharesSuccess, UpdateChannel,
 };
+use adit_sv2::tlv::EXTENSIONS_NEGOTIATION;
 use adit_transport::{DialTarget, Event, Now, Outbox, PeerId};
 
 use super::extensions::Forwarded;
+use super::names::Negotiation;
 use super::provider::{REFUSED, State, answer_to_setup, setup_connection};
 use super::shares::Onward;
 use super::source::Source;
@@ -35,6 +37,8 @@ pub(super) struct Pool {
     pub(super) tried: bool,
     /// The connection does not say that we bring our own jobs: some pools give theirs only then.
     pub(super) plain: bool,
+    /// Workers' names in shares.
+    pub(super) names: Negotiation,
     /// Since when a request for a channel waits.
     opening: Option<Instant>,
     pub(super) channel: Option<UpChannel>,
@@ -99,6 +103,7 @@ impl Pool {
             state: State::Down("not connected yet".to_owned()),
             tried: false,
             plain: false,
+            names: Negotiation::default(),
             opening: None,
             channel: None,
             layout: None,
@@ -152,6 +157,13 @@ impl Core {
                 out.send(peer, &setup_connection(PROTOCOL_MINING, flags, &pool.url));
             }
             _ if pool.state.peer() != Some(peer) => {}
+            Event::Frame(header, payload) if header.extension_type == EXTENSIONS_NEGOTIATION => {
+                let done = self.extensions_answered(index, &header, payload, now, out);
+                if let Err(reason) = done {
+                    out.close(peer, reason);
+                    self.lose_pool(index, reason);
+                }
+            }
             Event::Frame(header, payload) if header.extension_type != 0 => {
                 let channel = pool.channel.as_ref()?;
                 let id = header.channel_msg.then(|| payload.first_chunk()).flatten();
@@ -174,6 +186,7 @@ impl Core {
     }
 
     pub(super) fn pool_tick(&mut self, index: usize, now: Now, out: &mut Outbox<Effect>) {
+        self.names_tick(index, now, out);
         let late =
             |since: Instant| now.instant.duration_since(since) >= super::provider::SETUP_DEADLINE;
         let pool = &self.upstreams[index].pool;
@@ -208,6 +221,7 @@ impl Core {
         self.metrics.connected("pool", &pool.name, false);
         pool.state = State::Down(reason.to_owned());
         (pool.tried, pool.opening) = (true, None);
+        pool.names.lost();
         if let Some(channel) = pool.channel.take() {
             self.metrics.onward("unanswered", channel.unanswered.into());
         }
@@ -233,7 +247,7 @@ impl Core {
                     pool.fixed_version = flags & REQUIRES_FIXED_VERSION != 0;
                     tracing::info!(pool = pool.name, "connected to the pool");
                     self.metrics.connected("pool", &pool.name, true);
-                    self.open_upstream_channel(index, now, out);
+                    self.negotiate(index, now, out);
                 }
                 Err(reason) => {
                     out.close(peer, REFUSED);
@@ -252,6 +266,7 @@ impl Core {
                     && channel.is_addressed_by(message.channel_id)
                 {
                     channel.end_changes = channel.end_changes.wrapping_add(1);
+                    self.negotiate(index, now, out);
                 }
                 return Ok(());
             }
@@ -335,7 +350,12 @@ impl Core {
         Ok(())
     }
 
-    fn open_upstream_channel(&mut self, index: usize, now: Now, out: &mut Outbox<Effect>) {
+    pub(super) fn open_upstream_channel(
+        &mut self,
+        index: usize,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
         let in_use = self.source.is_some_and(|source| source.upstream() == Some(index));
         let nominal_hash_rate = if in_use { self.desk.hash_rate as f32 } else { 0.0 };
         let upstream = &mut self.upstreams[index];
@@ -469,7 +489,10 @@ impl Core {
             version: share.version,
             extranonce,
         };
-        out.send(peer, &message);
+        match pool.names.field(&share.worker) {
+            Some(name) => out.send_tlv(peer, &message, &[name]),
+            None => out.send(peer, &message),
+        }
         self.metrics.onward("sent", 1);
     }
 

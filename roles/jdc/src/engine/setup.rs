@@ -11,7 +11,7 @@ use adit_sv2::messages::extensions::{
     RequestExtensions, RequestExtensionsError, RequestExtensionsSuccess,
 };
 use adit_sv2::messages::mining::{REQUIRES_STANDARD_JOBS, REQUIRES_VERSION_ROLLING};
-use adit_sv2::tlv::EXTENSIONS_NEGOTIATION;
+use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, WORKER_HASHRATE_TRACKING};
 use adit_transport::{Outbox, PeerId};
 
 use super::Effect;
@@ -20,6 +20,9 @@ use super::downstream::reason;
 /// Features of `SetupConnection` that we have; others are refused. Miners below us do not bring their own jobs.
 const SUPPORTED_FLAGS: u32 = REQUIRES_STANDARD_JOBS | REQUIRES_VERSION_ROLLING;
 
+/// Extensions that a client may ask for.
+const KNOWN_EXTENSIONS: [u16; 2] = [EXTENSIONS_NEGOTIATION, WORKER_HASHRATE_TRACKING];
+
 /// What a client said of itself.
 #[derive(Debug)]
 pub(super) struct Introduction {
@@ -27,6 +30,8 @@ pub(super) struct Introduction {
     pub(super) standard_jobs: bool,
     /// What it is.
     pub(super) vendor: String,
+    /// Its shares name their workers (extension 0x0002).
+    pub(super) worker_names: bool,
 }
 
 /// Answers the first frame; an error is the reason to close the connection.
@@ -58,6 +63,7 @@ pub(super) fn set_up(
         return Ok(Introduction {
             standard_jobs: message.flags & REQUIRES_STANDARD_JOBS != 0,
             vendor: message.vendor.to_clean_string(),
+            worker_names: false,
         });
     };
     tracing::info!(%peer, code, message = %message, "connection refused");
@@ -65,31 +71,36 @@ pub(super) fn set_up(
     Err(reason::REFUSED)
 }
 
-/// Extension 0x0001: always answered. It is in force itself; no other is supported.
-pub(super) fn request_extensions(
-    peer: PeerId,
-    header: &Header,
-    payload: &[u8],
-    out: &mut Outbox<Effect>,
-) -> Result<(), &'static str> {
-    if (header.channel_msg, header.msg_type) != (false, RequestExtensions::TYPE) {
-        return Err(reason::UNEXPECTED);
+impl Introduction {
+    /// Extension 0x0001: always answered. Names of workers (0x0002) are taken, and the negotiation itself is in force; no
+    /// other extension is supported. A request that is refused leaves what was agreed before.
+    pub(super) fn request_extensions(
+        &mut self,
+        peer: PeerId,
+        header: &Header,
+        payload: &[u8],
+        out: &mut Outbox<Effect>,
+    ) -> Result<(), &'static str> {
+        if (header.channel_msg, header.msg_type) != (false, RequestExtensions::TYPE) {
+            return Err(reason::UNEXPECTED);
+        }
+        let (RequestExtensions { request_id, requested_extensions }, _) =
+            RequestExtensions::decode(payload).map_err(|_| reason::MALFORMED)?;
+        let asked = |id: u16| requested_extensions.iter().any(|asked| asked == id);
+        let granted: Vec<u16> = KNOWN_EXTENSIONS.into_iter().filter(|id| asked(*id)).collect();
+        let unsupported: Vec<u16> =
+            requested_extensions.iter().filter(|id| !KNOWN_EXTENSIONS.contains(id)).collect();
+        if unsupported.is_empty() || !granted.is_empty() {
+            self.worker_names = granted.contains(&WORKER_HASHRATE_TRACKING);
+            let supported_extensions = Seq064K::new(&granted).unwrap_or_default();
+            out.send(peer, &RequestExtensionsSuccess { request_id, supported_extensions });
+        } else {
+            let unsupported_extensions = Seq064K::new(&unsupported).unwrap_or_default();
+            let required_extensions = Seq064K::default();
+            let refused =
+                RequestExtensionsError { request_id, unsupported_extensions, required_extensions };
+            out.send(peer, &refused);
+        }
+        Ok(())
     }
-    let (RequestExtensions { request_id, requested_extensions }, _) =
-        RequestExtensions::decode(payload).map_err(|_| reason::MALFORMED)?;
-    let known = |id: &u16| *id == EXTENSIONS_NEGOTIATION;
-    let unsupported: Vec<u16> = requested_extensions.iter().filter(|id| !known(id)).collect();
-    let granted = [EXTENSIONS_NEGOTIATION];
-    let granted = if requested_extensions.iter().any(|id| known(&id)) { &granted[..] } else { &[] };
-    if unsupported.is_empty() || !granted.is_empty() {
-        let supported_extensions = Seq064K::new(granted).unwrap_or_default();
-        out.send(peer, &RequestExtensionsSuccess { request_id, supported_extensions });
-    } else {
-        let unsupported_extensions = Seq064K::new(&unsupported).unwrap_or_default();
-        let required_extensions = Seq064K::default();
-        let refused =
-            RequestExtensionsError { request_id, unsupported_extensions, required_extensions };
-        out.send(peer, &refused);
-    }
-    Ok(())
 }

@@ -3,11 +3,12 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use adit_mining::{BlockHash, Extranonce, Share, ShareError};
 use adit_sv2::codec::Str0255;
-use adit_sv2::messages::mining::SubmitSharesError;
+use adit_sv2::messages::mining::{SubmitSharesError, SubmitSharesExtended};
 use adit_transport::{Now, Outbox, PeerId};
 
 use super::claim::ForWhom;
@@ -24,6 +25,8 @@ pub(super) struct Onward {
     /// All that the upstream lets us roll.
     pub(super) extranonce: Extranonce,
     pub(super) is_block: bool,
+    /// Who found it: account and name.
+    pub(super) worker: Arc<str>,
 }
 
 impl Onward {
@@ -66,6 +69,15 @@ impl Cache {
     }
 }
 
+/// A share as it was submitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Submission<'a> {
+    pub(super) channel_id: u32,
+    pub(super) share: Share<'a>,
+    /// The worker's name that came with it.
+    pub(super) name: Option<&'a [u8]>,
+}
+
 /// When which channel has to be acknowledged, soonest first.
 pub(super) type Due = VecDeque<(Instant, PeerId, u32)>;
 
@@ -74,19 +86,20 @@ impl Miner {
     pub(super) fn share(
         &mut self,
         peer: PeerId,
-        channel_id: u32,
-        share: &Share<'_>,
+        submission: &Submission<'_>,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
+        let Submission { channel_id, share, name } = submission;
+        let channel_id = *channel_id;
         let Some(channel) = self.channels.get_mut(channel_id) else {
-            core.metrics.share_rejected(ShareError::InvalidChannelId);
+            core.metrics.share_rejected(ShareError::InvalidChannelId.code());
             return refuse(
                 peer,
                 channel_id,
                 share.sequence_number,
-                ShareError::InvalidChannelId,
+                ShareError::InvalidChannelId.code(),
                 out,
             );
         };
@@ -100,12 +113,14 @@ impl Miner {
                 (Some(accepted.hash), accepted.is_block, None)
             }
             Err(rejected) => {
-                core.metrics.share_rejected(rejected.error);
+                core.metrics.share_rejected(rejected.error.code());
                 channel.rejected += 1;
                 (rejected.block, rejected.block.is_some(), Some(rejected.error))
             }
         };
         if let Some(hash) = hash {
+            let good = refused.is_none();
+            let worker = channel.names.worker(*name, &channel.identity, good, &mut core.names);
             let prefix = *channel.server.extranonce_prefix();
             let claim_id = channel.set_id(share);
             let onward = |extranonce| Onward {
@@ -115,17 +130,18 @@ impl Miner {
                 version: share.version,
                 extranonce,
                 is_block,
+                worker: worker.clone(),
             };
             let solution = is_block.then(|| channel.server.solution(share)).flatten();
             if let Some(solution) = &solution {
-                core.block_found(channel, share, solution, now, out);
+                core.block_found(channel, &worker, share, solution, now, out);
             }
             if let Some(id) = claim_id {
                 core.share_onward(id, &prefix, share.extranonce, onward, now, out);
             }
         }
         if let Some(error) = refused {
-            return refuse(peer, channel_id, share.sequence_number, error, out);
+            return refuse(peer, channel_id, share.sequence_number, error.code(), out);
         }
         // After what must not be late.
         if channel.server.unacknowledged() >= core.settings.ack_batch {
@@ -136,16 +152,34 @@ impl Miner {
             core.desk.due.push_back((now.instant + core.settings.ack_interval, peer, channel_id));
         }
     }
+
+    /// Refuses a share whose name is no name: a field beyond its limit makes the message void (spec 3.4.3).
+    pub(super) fn void_share(
+        &mut self,
+        peer: PeerId,
+        message: &SubmitSharesExtended<'_>,
+        core: &Core,
+        out: &mut Outbox<Effect>,
+    ) {
+        if let Some(channel) = self.channels.get_mut(message.channel_id) {
+            channel.rejected += 1;
+        }
+        core.metrics.share_rejected(INVALID_NAME);
+        refuse(peer, message.channel_id, message.sequence_number, INVALID_NAME, out);
+    }
 }
+
+/// The name in a share is longer than its extension allows, or cut off.
+pub(crate) const INVALID_NAME: &str = "invalid-user-identity";
 
 fn refuse(
     peer: PeerId,
     channel_id: u32,
     sequence_number: u32,
-    error: ShareError,
+    code: &str,
     out: &mut Outbox<Effect>,
 ) {
-    let error_code = Str0255::cut(error.code());
+    let error_code = Str0255::cut(code);
     out.send(peer, &SubmitSharesError { channel_id, sequence_number, error_code });
 }
 
@@ -223,6 +257,7 @@ mod tests {
             version: 0,
             extranonce: Extranonce::default(),
             is_block: false,
+            worker: "".into(),
         }
     }
 

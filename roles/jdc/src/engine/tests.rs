@@ -3,5 +3,6 @@
 mod declaring;
 mod failing;
 mod miners;
+mod names;
 mod odd;
 mod sim;

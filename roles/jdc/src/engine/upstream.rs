@@ -16,6 +16,8 @@ use crate::config;
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) identity: String,
+    /// Shares are to name their worker where the pool takes that.
+    pub(super) worker_names: bool,
     pub(super) pool: Pool,
     pub(super) jds: Jds,
     /// What the pool wants in the coinbase, as it was told last.
@@ -61,6 +63,7 @@ impl Upstream {
     pub(super) fn new(config: &config::Upstream) -> Self {
         Self {
             identity: config.user_identity.clone(),
+            worker_names: config.worker_names,
             pool: Pool::new(&config.pool),
             jds: Jds::new(&config.jds),
             payouts: None,

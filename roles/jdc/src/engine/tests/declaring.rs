@@ -21,7 +21,8 @@ const TP: Link = Link::TemplateProvider(0);
 fn a_template_is_declared_and_set_and_shares_reach_the_pool() {
     let mut sim = Sim::working("", 1);
     // Without a miner there is nothing to declare, but all is ready.
-    assert_eq!(sim.names(POOL, 0), ["SetupConnection", "OpenExtendedMiningChannel"]);
+    let asked = ["SetupConnection", "RequestExtensions", "OpenExtendedMiningChannel"];
+    assert_eq!(sim.names(POOL, 0), asked);
     assert_eq!(
         sim.names(JDS, 0),
         ["SetupConnection"].into_iter().chain(["AllocateMiningJobToken"; 2]).collect::<Vec<_>>()
@@ -29,7 +30,7 @@ fn a_template_is_declared_and_set_and_shares_reach_the_pool() {
     let setup = &sim.heard(JDS, 0)[0];
     assert!(setup.contains("protocol: 1") && setup.contains("flags: 1"), "{setup}");
     assert!(sim.heard(POOL, 0)[0].contains("flags: 2"));
-    assert!(sim.heard(POOL, 0)[1].contains("nominal_hash_rate: 0"));
+    assert!(sim.heard(POOL, 0)[2].contains("nominal_hash_rate: 0"));
     let from = sim.said.len();
     let mut miner = sim.extended(8);
     assert_eq!(sim.names(TP, from), ["RequestTransactionData"]);

@@ -255,13 +255,14 @@ fn extensions_are_answered() {
     let mut sim = Sim::working("", 1);
     let peer = sim.miner_connection(0);
     let from = sim.said.len();
-    for asked in [&[2u16][..], &[1], &[1, 2], &[]] {
+    for asked in [&[3u16][..], &[1], &[1, 2, 3], &[2], &[]] {
         let requested_extensions = Seq064K::new(asked).unwrap();
         sim.send(peer, &RequestExtensions { request_id: 1, requested_extensions });
     }
     let heard = sim.heard_by(peer, from);
     let errors: Vec<bool> = heard.iter().map(|m| m.contains("Error")).collect();
-    assert_eq!(errors, [true, false, false, false], "{heard:?}");
+    assert_eq!(errors, [true, false, false, false, false], "{heard:?}");
+    assert!(heard[2].contains("supported_extensions: [1, 2]"), "{heard:?}");
 }
 
 #[test]

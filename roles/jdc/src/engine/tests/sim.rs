@@ -7,6 +7,7 @@ use adit_mining::{ClientChannel, NonceScan, Target, sha256d};
 use adit_sv2::codec::{B016M, B032, B064K, B0255, Seq064K, Seq0255, Str0255};
 use adit_sv2::frame::{Header, encode_frame};
 use adit_sv2::messages::common::{SetupConnection, SetupConnectionSuccess};
+use adit_sv2::messages::extensions::*;
 use adit_sv2::messages::job_declaration::*;
 use adit_sv2::messages::mining::*;
 use adit_sv2::messages::template_distribution as td;
@@ -36,6 +37,10 @@ pub(super) struct Manners {
     pub(super) gives_tokens: bool,
     pub(super) refuses_shares: Option<&'static str>,
     pub(super) prefix: [u8; 4],
+    /// Extensions that it grants; none where it knows of no extensions.
+    pub(super) extensions: Option<Vec<u16>>,
+    /// Those that it requires.
+    pub(super) requires: Vec<u16>,
     /// Expected hashes of a share.
     pub(super) share_work: f64,
     /// Largest extranonce that is granted.
@@ -57,6 +62,8 @@ impl Manners {
             refuses_shares: None,
             prefix: [1, 0, 0, index as u8 + 1],
             share_work: 64.0,
+            extensions: Some(Vec::new()),
+            requires: Vec::new(),
             room: 16,
             payout: 0xa0 + index as u8,
             more_outputs: 0,
@@ -90,6 +97,8 @@ pub(super) struct Sim {
 
 /// A miner with one channel.
 pub(super) struct Miner {
+    /// What its shares carry behind their fields.
+    pub(super) tlv: Option<Vec<u8>>,
     pub(super) peer: PeerId,
     pub(super) channel: ClientChannel,
     read: usize,
@@ -233,6 +242,11 @@ impl Sim {
     fn pool_answers(&mut self, index: usize, peer: PeerId, header: &Header, payload: &[u8]) {
         let manners = self.manners[index].clone();
         match header.msg_type {
+            RequestExtensions::TYPE if header.extension_type == 1 => {
+                let m = RequestExtensions::decode(payload).unwrap().0;
+                self.grant_extensions(peer, &m, &manners);
+            }
+            _ if header.extension_type != 0 => {}
             SetupConnection::TYPE => self.set_up(peer),
             OpenExtendedMiningChannel::TYPE if manners.opens_channels => {
                 let m = OpenExtendedMiningChannel::decode(payload).unwrap().0;
@@ -251,7 +265,7 @@ impl Sim {
                 };
                 self.send(peer, &opened);
             }
-            SetCustomMiningJob::TYPE if header.extension_type == 0 => {
+            SetCustomMiningJob::TYPE => {
                 let m = SetCustomMiningJob::decode(payload).unwrap().0;
                 let (channel_id, request_id) = (m.channel_id, m.request_id);
                 if let Some(code) = manners.refuses_jobs {
@@ -262,7 +276,7 @@ impl Sim {
                     self.accept_job(index, request_id);
                 }
             }
-            SubmitSharesExtended::TYPE if header.extension_type == 0 => {
+            SubmitSharesExtended::TYPE => {
                 let m = SubmitSharesExtended::decode(payload).unwrap().0;
                 let (channel_id, sequence_number) = (m.channel_id, m.sequence_number);
                 if let Some(code) = manners.refuses_shares {
@@ -280,6 +294,22 @@ impl Sim {
             }
             _ => {}
         }
+    }
+
+    fn grant_extensions(&mut self, peer: PeerId, m: &RequestExtensions<'_>, manners: &Manners) {
+        let Some(known) = &manners.extensions else { return };
+        let request_id = m.request_id;
+        let (granted, unsupported): (Vec<u16>, Vec<u16>) =
+            m.requested_extensions.iter().partition(|id| known.contains(id));
+        if granted.is_empty() || !manners.requires.is_empty() {
+            let unsupported_extensions = Seq064K::new(&unsupported).unwrap();
+            let required_extensions = Seq064K::new(&manners.requires).unwrap();
+            let refused =
+                RequestExtensionsError { request_id, unsupported_extensions, required_extensions };
+            return self.send(peer, &refused);
+        }
+        let supported_extensions = Seq064K::new(&granted).unwrap();
+        self.send(peer, &RequestExtensionsSuccess { request_id, supported_extensions });
     }
 
     pub(super) fn accept_job(&mut self, index: usize, request_id: u32) {
@@ -452,9 +482,13 @@ impl Sim {
     }
 
     pub(super) fn open_extended(&mut self, peer: PeerId, min_extranonce_size: u16) {
+        self.open_as(peer, "worker", min_extranonce_size);
+    }
+
+    pub(super) fn open_as(&mut self, peer: PeerId, user: &str, min_extranonce_size: u16) {
         let open = OpenExtendedMiningChannel {
             request_id: 5,
-            user_identity: Str0255::cut("worker"),
+            user_identity: Str0255::cut(user),
             nominal_hash_rate: 10.0,
             max_target: [0xff; 32],
             min_extranonce_size,
@@ -490,7 +524,7 @@ impl Sim {
             Some((at, channel))
         });
         let (read, channel) = opened.expect("no channel was opened");
-        let mut miner = Miner { peer, channel, read, nonce: 0 };
+        let mut miner = Miner { tlv: None, peer, channel, read, nonce: 0 };
         miner.read(self);
         miner
     }
@@ -501,6 +535,17 @@ impl Sim {
         let each = payloads.iter().map(|payload| {
             let m = SubmitSharesExtended::decode(payload).unwrap().0;
             (m.job_id, m.extranonce.as_bytes().to_vec())
+        });
+        each.collect()
+    }
+
+    /// Whose they are, where they say so.
+    pub(super) fn names_of_shares(&self, index: usize, from: usize) -> Vec<Option<String>> {
+        let payloads = self.payloads(Link::Pool(index), SubmitSharesExtended::TYPE, from);
+        let each = payloads.iter().map(|payload| {
+            let tlvs = SubmitSharesExtended::decode(payload).unwrap().1;
+            let name = tlvs.user_identity().unwrap();
+            name.map(|name| String::from_utf8(name.to_vec()).unwrap())
         });
         each.collect()
     }
@@ -577,7 +622,12 @@ impl Miner {
                 version,
                 extranonce,
             };
-            sim.send(self.peer, &share);
+            let mut frame = Vec::new();
+            encode_frame(&share, &mut frame);
+            frame.extend(self.tlv.iter().flatten());
+            let (header, payload) = frame.split_first_chunk().unwrap();
+            let header = Header { msg_length: payload.len() as u32, ..Header::parse(header) };
+            sim.event(self.peer, Event::Frame(header, payload));
         } else {
             let share =
                 SubmitSharesStandard { channel_id, sequence_number, job_id, nonce, ntime, version };
