@@ -200,7 +200,7 @@ proptest! {
     fn jobs_arrive_as_they_were_sent(
         job_id in "[ -~]{1,20}",
         prev_hash in any::<[u8; 32]>(),
-        (coinb1, prefix, coinb2) in any::<(Vec<u8>, Vec<u8>, Vec<u8>)>(),
+        (coinb1, prefix, suffix, coinb2) in any::<(Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>)>(),
         merkle_path in prop::collection::vec(any::<[u8; 32]>(), 0..16),
         (version, nbits, ntime, clean_jobs) in any::<(u32, u32, u32, bool)>(),
     ) {
@@ -209,6 +209,7 @@ proptest! {
             prev_hash: &prev_hash,
             coinb1: &coinb1,
             extranonce_prefix: &prefix,
+            extranonce_suffix: &suffix,
             coinb2: &coinb2,
             merkle_path: &merkle_path,
             version,
@@ -218,8 +219,9 @@ proptest! {
         };
         let line = one_line(|out| write::notify(out, &sent));
         let Body::Notify(job) = parse_message(line.as_bytes()).unwrap().body else { panic!("{line}") };
-        let joined = [coinb1.as_slice(), &prefix].concat();
-        prop_assert_eq!(job.as_notify(), Notify { coinb1: &joined, extranonce_prefix: &[], ..sent });
+        let (front, back) = ([&coinb1[..], &prefix].concat(), [&suffix[..], &coinb2].concat());
+        let joined = Notify { coinb1: &front, coinb2: &back, extranonce_prefix: &[], extranonce_suffix: &[], ..sent };
+        prop_assert_eq!(job.as_notify(), joined);
         prop_assert_eq!(one_line(|out| write::notify(out, &job.as_notify())), line);
     }
 

@@ -125,7 +125,7 @@ impl Config {
         upstream::check(&self.upstream, self.channels)?;
         self.failover.check()?;
         let miners = &self.miners;
-        between("miners.extranonce2_size", miners.extranonce2_size, 3, 8)?;
+        between("miners.extranonce2_size", miners.extranonce2_size, MIN_EXTRANONCE2_SIZE, 8)?;
         if miners.anonymous_user.is_empty() || miners.anonymous_user.contains(char::is_control) {
             return wrong(
                 "miners.anonymous_user",
@@ -190,6 +190,9 @@ fn differ<T: fmt::Debug>(a: &T, b: &T) -> bool {
 
 /// Highest difficulty that anybody may ask for: several times that of the network.
 pub const MAX_DIFFICULTY: f64 = 1e15;
+
+/// Fewest bytes of `extranonce2` that miners can work with: Avalons need 3.
+pub const MIN_EXTRANONCE2_SIZE: u8 = 3;
 
 /// Longest user name of a miner, in bytes: with a template around it, it must fit in a `user_identity` of 255 bytes.
 pub const MAX_USER: usize = 191;

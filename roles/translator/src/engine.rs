@@ -9,6 +9,7 @@ mod aggregate;
 mod channel;
 mod conduct;
 mod connection;
+mod extranonce;
 mod job;
 mod list;
 mod login;
@@ -31,7 +32,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use adit_mining::ExtranonceAllocator;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
 use crate::config::{AuthMode, Channels, Config, Failover, FirmwareTable, Suggested};
@@ -39,6 +39,7 @@ use crate::metrics::Metrics;
 
 use acks::Acknowledgements;
 use aggregate::{Aggregate, fan_out};
+use extranonce::Slices;
 use list::Upstreams;
 pub use list::{Dial, DialId};
 pub use login::Login;
@@ -76,10 +77,6 @@ pub enum Effect {
     Dial(Dial),
 }
 
-/// Bytes of `extranonce1`: 2^32 - 1 miners.
-pub(crate) const EXTRANONCE1_SIZE: usize = 4;
-/// What `extranonce2` shrinks to where an upstream has no room for more; older firmware expects nothing else.
-const SMALL_EXTRANONCE2: u8 = 4;
 /// How often each miner is looked at for deadlines.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -103,9 +100,9 @@ pub struct TranslatorEngine {
 struct Core {
     settings: Settings,
     metrics: Metrics,
-    extranonces: ExtranonceAllocator,
-    /// What new miners get with the present upstream.
-    extranonce2_size: u8,
+    slices: Slices,
+    /// Bytes of extranonce that the present upstream grants, as far as is known.
+    room: Option<usize>,
     /// Job ids so far are from `first_job_id` up to this one.
     last_job_id: u64,
     first_job_id: Option<u64>,
@@ -198,10 +195,6 @@ impl TranslatorEngine {
     pub fn new(config: &Config, metrics: Metrics, now: Now, entropy: u64) -> Self {
         let upstreams = Upstreams::new(&config.upstream, entropy);
         let settings = Settings::new(config);
-        let mut extranonces = ExtranonceAllocator::new(&[], EXTRANONCE1_SIZE)
-            .expect("a slice of four bytes behind nothing");
-        // Some firmware takes an extranonce1 of zeroes for none: that slice is never given back.
-        let _ = extranonces.allocate();
         for upstream in &config.upstream {
             metrics.upstream(upstream.url.host_port(), false);
         }
@@ -212,10 +205,10 @@ impl TranslatorEngine {
             candidate: None,
             retiring: None,
             core: Core {
-                extranonce2_size: settings.extranonce2_size,
+                slices: Slices::new(settings.channels),
+                room: None,
                 settings,
                 metrics,
-                extranonces,
                 last_job_id: 0,
                 first_job_id: None,
                 upstream: None,
@@ -309,7 +302,7 @@ impl TranslatorEngine {
             self.core.metrics.channels(self.upstream.channels.len());
         }
         if let Some(extranonce1) = miner.extranonce1 {
-            self.core.extranonces.release(&extranonce1);
+            self.core.slices.release(&extranonce1);
         }
         self.core.metrics.firmware(&self.core.firmware.get(miner.firmware).name, -1);
         self.core.metrics.miners(self.miners.len());

@@ -113,6 +113,7 @@ impl Job {
             prev_hash: &self.prev_hash,
             coinb1: &self.coinb1,
             extranonce_prefix: &[],
+            extranonce_suffix: &[],
             coinb2: &self.coinb2,
             merkle_path: &self.merkle_path,
             version: self.version,

@@ -111,6 +111,9 @@ pub struct Notify<'a> {
     pub coinb1: &'a [u8],
     /// Bytes that follow `coinb1` and that the miner takes for part of it: an upstream's extranonce prefix.
     pub extranonce_prefix: &'a [u8],
+    /// Bytes that go before `coinb2` and that the miner takes for part of it: what an upstream granted beyond what the
+    /// miner was given.
+    pub extranonce_suffix: &'a [u8],
     /// The coinbase transaction after the extranonce.
     pub coinb2: &'a [u8],
     /// The merkle path of the coinbase, from the leaf upwards.
@@ -127,7 +130,8 @@ pub struct Notify<'a> {
 
 /// `mining.notify`.
 pub fn notify(out: &mut Vec<u8>, job: &Notify<'_>) {
-    let coinbase = job.coinb1.len() + job.extranonce_prefix.len() + job.coinb2.len();
+    let extranonce = job.extranonce_prefix.len() + job.extranonce_suffix.len();
+    let coinbase = job.coinb1.len() + extranonce + job.coinb2.len();
     out.reserve(192 + job.job_id.len() + 2 * coinbase + 67 * job.merkle_path.len());
     notification(out, "mining.notify", |out| {
         string(out, job.job_id);
@@ -139,7 +143,7 @@ pub fn notify(out: &mut Vec<u8>, job: &Notify<'_>) {
         out.extend_from_slice(b"\",");
         quoted_hex(out, &[job.coinb1, job.extranonce_prefix]);
         out.push(b',');
-        quoted_hex(out, &[job.coinb2]);
+        quoted_hex(out, &[job.extranonce_suffix, job.coinb2]);
         out.extend_from_slice(b",[");
         for (place, hash) in job.merkle_path.iter().enumerate() {
             if place > 0 {

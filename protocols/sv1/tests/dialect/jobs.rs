@@ -12,6 +12,7 @@ fn notify_words_are_swapped_and_numbers_padded() {
         prev_hash: &prev_hash,
         coinb1: &[0x01, 0x00],
         extranonce_prefix: &[0xAA, 0xBB],
+        extranonce_suffix: &[0xCC],
         coinb2: &[0xff],
         merkle_path: &[[0x11; 32], [0x22; 32]],
         version: 0x2000_0000,
@@ -22,13 +23,19 @@ fn notify_words_are_swapped_and_numbers_padded() {
     let expected = [
         r#"{"id":null,"method":"mining.notify","params":["5c04000000000001","#,
         r#""03020100070605040b0a09080f0e0d0c13121110171615141b1a19181f1e1d1c","#,
-        r#""0100aabb","ff",["#,
+        r#""0100aabb","ccff",["#,
         r#""1111111111111111111111111111111111111111111111111111111111111111","#,
         r#""2222222222222222222222222222222222222222222222222222222222222222"],"#,
         r#""20000000","0703a30c","0000beef",true]}"#,
     ];
     assert_eq!(written(|out| write::notify(out, &job)), expected.concat());
-    let bare = Notify { merkle_path: &[], extranonce_prefix: &[], clean_jobs: false, ..job };
+    let bare = Notify {
+        merkle_path: &[],
+        extranonce_prefix: &[],
+        extranonce_suffix: &[],
+        clean_jobs: false,
+        ..job
+    };
     let line = written(|out| write::notify(out, &bare));
     assert!(line.contains(r#""0100","ff",[],"20000000""#) && line.ends_with(",false]}"), "{line}");
 }
@@ -75,6 +82,7 @@ fn a_notify_fits_the_smallest_device_when_its_coinbase_does() {
         prev_hash: &[0; 32],
         coinb1: &[0; 60],
         extranonce_prefix: &[],
+        extranonce_suffix: &[],
         coinb2: &[0; 90],
         merkle_path: &[[0; 32]; 5],
         version: 0,
@@ -93,6 +101,7 @@ fn writers_need_no_memory_of_their_own() {
         prev_hash: &[0; 32],
         coinb1: &[0; 60],
         extranonce_prefix: &[1; 8],
+        extranonce_suffix: &[],
         coinb2: &[0; 90],
         merkle_path: &[[0; 32]; 12],
         version: 0,

@@ -28,7 +28,7 @@ pub struct Firmware {
     /// Lowest difficulty that it may be given; 0 for no limit.
     #[serde(default)]
     pub min_difficulty: f64,
-    /// Bytes of `extranonce2`, where it needs a size of its own.
+    /// Bytes of `extranonce2`, where it can do with no other size.
     #[serde(default)]
     pub extranonce2_size: Option<u8>,
     /// It takes each answer for one to a share: suggestions are not answered.
@@ -131,7 +131,7 @@ pub(super) fn check(firmware: &[Firmware]) -> Result<(), ConfigError> {
         between(&key("max_coinbase_bytes"), entry.max_coinbase_bytes, 100, 131_072)?;
         between(&key("min_difficulty"), entry.min_difficulty, 0.0, super::MAX_DIFFICULTY)?;
         if let Some(size) = entry.extranonce2_size {
-            between(&key("extranonce2_size"), size, 3, 8)?;
+            between(&key("extranonce2_size"), size, super::MIN_EXTRANONCE2_SIZE, 8)?;
         }
     }
     Ok(())

@@ -290,6 +290,12 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
+        let coinbase = job.work.job.coinbase();
+        let room = coinbase.map_or(0, |coinbase| coinbase.full_extranonce_size());
+        // Told its sizes for the next upstream, while this is still work of the last.
+        if job.work.prefix.len() + self.own_extranonce_size() > room {
+            return;
+        }
         if !self.takes_coinbase(peer, &job.work, core, now, out) {
             return;
         }

@@ -14,8 +14,8 @@ pub(super) const MAX_JOBS: usize = 16;
 /// Shares of one miner on one tip above which further ones are refused: 16 bytes each, paid for with work.
 const MAX_SHARES: usize = 1 << 20;
 
-/// Longest extranonce: see [`Work`].
-const MAX_EXTRANONCE: usize = 64;
+/// Most bytes that an upstream grants behind its prefix (`B0_32`).
+const MAX_GRANTED: usize = 32;
 
 /// What a miner was told once: a `mining.notify` and the difficulty before it.
 #[derive(Clone, Debug)]
@@ -97,20 +97,19 @@ pub(super) fn parse_job_id(text: &str) -> Option<u64> {
 }
 
 /// Appends the `mining.notify` of a job. `own` are the bytes of the extranonce that are the miner's: its `extranonce1`
-/// and `extranonce2`. What the upstream granted beyond them is zero and, like the upstream's prefix, hidden in `coinb1`.
+/// and `extranonce2`. The upstream's prefix is hidden in `coinb1`, and what it granted beyond them, all zero, in `coinb2`.
 pub(super) fn write_notify(line: &mut Vec<u8>, job: &V1Job, version: u32, own: usize, clean: bool) {
     let work = &*job.work;
     let Some(coinbase) = work.job.coinbase() else { return };
-    let hidden = coinbase.full_extranonce_size().saturating_sub(own);
-    let mut extranonce = [0; MAX_EXTRANONCE];
-    extranonce[..work.prefix.len()].copy_from_slice(&work.prefix);
+    let beyond = coinbase.full_extranonce_size().saturating_sub(work.prefix.len() + own);
     write::notify(
         line,
         &Notify {
             job_id: &job_id_text(job.id),
             prev_hash: &work.tip.prev_hash,
             coinb1: coinbase.prefix(),
-            extranonce_prefix: &extranonce[..hidden],
+            extranonce_prefix: &work.prefix,
+            extranonce_suffix: &[0; MAX_GRANTED][..beyond.min(MAX_GRANTED)],
             coinb2: coinbase.suffix(),
             merkle_path: work.job.merkle_path(),
             version,

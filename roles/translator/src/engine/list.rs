@@ -39,8 +39,10 @@ pub(super) struct Upstreams {
 #[derive(Debug)]
 pub(super) struct Configured {
     pub(super) config: config::Upstream,
-    /// It has shown that it has room for a small `extranonce2` only.
-    pub(super) small: bool,
+    /// Bytes of extranonce that it granted last, where miners share a channel.
+    pub(super) granted: Option<usize>,
+    /// It has refused to grant more bytes of extranonce than these.
+    pub(super) grants_most: Option<usize>,
     /// Where it asked us to connect, once.
     redirect: Option<DialTarget>,
     failures: u32,
@@ -54,12 +56,18 @@ impl Configured {
     fn new(config: &config::Upstream) -> Self {
         Self {
             config: config.clone(),
-            small: false,
+            granted: None,
+            grants_most: None,
             redirect: None,
             failures: 0,
             not_before: None,
             reason: "not connected yet".to_owned(),
         }
+    }
+
+    /// Bytes of extranonce that it grants, as far as is known.
+    pub(super) fn room(&self) -> Option<usize> {
+        self.granted.or(self.grants_most)
     }
 }
 

@@ -15,7 +15,7 @@ use super::job::{V1Job, V1Jobs, write_notify};
 use super::login::{Held, too_long};
 use super::rate::HashRate;
 use super::wishes::{Told, Wishes};
-use super::{Core, EXTRANONCE1_SIZE, Effect};
+use super::{Core, Effect};
 use crate::config::Channels;
 use crate::metrics::Reject;
 
@@ -42,7 +42,7 @@ pub(super) struct Miner {
     pub(super) wishes: Wishes,
     pub(super) told: Told,
     pub(super) conduct: Conduct,
-    /// Since it subscribed: unique among the miners of this process, never all zero.
+    /// Since it subscribed: unique among the miners of this process.
     pub(super) extranonce1: Option<Extranonce>,
     pub(super) extranonce2_size: u8,
     /// Version bits it may roll; none before `mining.configure`.
@@ -146,7 +146,8 @@ impl Miner {
 
     /// Bytes of extranonce that are its own: `extranonce1` and `extranonce2`.
     pub(super) fn own_extranonce_size(&self) -> usize {
-        EXTRANONCE1_SIZE + usize::from(self.extranonce2_size)
+        let extranonce1 = self.extranonce1.map_or(0, |extranonce1| extranonce1.len());
+        extranonce1 + usize::from(self.extranonce2_size)
     }
 
     /// Its channel is gone. It goes on with its last job, though nobody pays for that.

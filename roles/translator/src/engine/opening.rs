@@ -15,7 +15,7 @@ use super::channel::{Channel, Violation};
 use super::connection::Place;
 use super::miner::{Miner, Opening};
 use super::upstream::Stage;
-use super::{EXTRANONCE1_SIZE, Effect, SMALL_EXTRANONCE2, TranslatorEngine};
+use super::{Effect, TranslatorEngine};
 use crate::config::Channels;
 use crate::metrics::Onward;
 
@@ -83,7 +83,7 @@ impl TranslatorEngine {
             return;
         }
         let nominal = self.core.nominal_hash_rate();
-        let own = self.core.extranonce2_size(self.upstreams.get(index).small);
+        let asks = self.core.settings.asks(self.upstreams.get(index).grants_most);
         let identity = self.upstreams.get(index).config.identity(&user, ip);
         let upstream = self.at(place);
         let request_id = upstream.next_request_id();
@@ -96,7 +96,7 @@ impl TranslatorEngine {
                 user_identity: Str0255::cut(&identity),
                 nominal_hash_rate: (hash_rate as f32).clamp(1.0, f32::MAX),
                 max_target: Target::MAX.to_le_bytes(),
-                min_extranonce_size: (EXTRANONCE1_SIZE + usize::from(own)) as u16,
+                min_extranonce_size: asks as u16,
             },
         );
     }
@@ -193,13 +193,20 @@ impl TranslatorEngine {
             } else {
                 "refused"
             });
-            let index = self.at(place).index;
-            let small = &mut self.upstreams.get_mut(index).small;
-            if too_small && !std::mem::replace(small, true) {
+            let (index, settings) = (self.at(place).index, &self.core.settings);
+            let asked = settings.asks(self.upstreams.get(index).grants_most);
+            let fewer = settings.asks_below(asked).filter(|_| too_small);
+            if let Some(fewer) = fewer {
+                self.upstreams.get_mut(index).grants_most = Some(fewer);
                 self.open_of_all(place, out);
                 return Ok(());
             }
-            tracing::warn!(upstream = %self.at(place).target, code, "the upstream refused a channel");
+            let upstream = &self.at(place).target;
+            if too_small {
+                tracing::error!(%upstream, needed = asked, "too little extranonce for miners");
+                return Err(Violation("extranonce-too-small"));
+            }
+            tracing::warn!(%upstream, code, "the upstream refused a channel");
             return Err(Violation("channel-refused"));
         }
         let Some(peer) = self.at(place).requests.remove(&message.request_id) else { return Ok(()) };
@@ -222,12 +229,16 @@ impl TranslatorEngine {
 
     /// The channel of all is open.
     fn opened_of_all(&mut self, place: Place, channel: Channel, now: Now) -> Result<(), Violation> {
-        let least = EXTRANONCE1_SIZE + usize::from(SMALL_EXTRANONCE2);
+        let least = self.core.settings.least();
         if channel.size < least {
             let (granted, target) = (channel.size, &self.at(place).target);
             tracing::error!(upstream = %target, granted, needed = least, "too little extranonce for miners");
             self.core.metrics.channel_error("extranonce-too-small");
             return Err(Violation("extranonce-too-small"));
+        }
+        if self.core.settings.channels == Channels::Aggregated {
+            let index = self.at(place).index;
+            self.upstreams.get_mut(index).granted = Some(channel.size);
         }
         let rate = self.core.nominal_hash_rate();
         let target = self.at(place).target.to_string();
@@ -242,11 +253,6 @@ impl TranslatorEngine {
     /// On the channel of all there is not enough room for some miners: their size was said when they subscribed and cannot
     /// change, so they must connect anew.
     pub(super) fn drop_too_large(&mut self, size: usize, out: &mut Outbox<Effect>) {
-        let small = size < EXTRANONCE1_SIZE + usize::from(self.core.extranonce2_size);
-        if small {
-            let fits = (size - EXTRANONCE1_SIZE).try_into().unwrap_or(SMALL_EXTRANONCE2);
-            self.core.extranonce2_size = self.core.extranonce2_size.min(fits);
-        }
         let too_large =
             |miner: &Miner| miner.extranonce1.is_some() && miner.own_extranonce_size() > size;
         let peers: Vec<_> =
@@ -262,13 +268,13 @@ impl TranslatorEngine {
     fn too_small(&mut self, peer: PeerId, now: Now, out: &mut Outbox<Effect>) {
         self.core.metrics.channel_error("extranonce-too-small");
         let Some(miner) = self.miners.get_mut(&peer) else { return };
-        if miner.extranonce2_size <= SMALL_EXTRANONCE2 {
-            let needed = EXTRANONCE1_SIZE + usize::from(miner.extranonce2_size);
+        let (needed, least) = (miner.own_extranonce_size(), self.core.settings.least());
+        if needed <= least {
             tracing::error!(upstream = %self.upstream.target, needed, "too little extranonce for a miner");
             miner.retry_later(now.instant);
         } else {
-            self.upstreams.get_mut(self.upstream.index).small = true;
-            self.core.extranonce2_size = SMALL_EXTRANONCE2;
+            self.upstreams.get_mut(self.upstream.index).grants_most = Some(least);
+            self.core.room = Some(least);
             self.close_miner(peer, "upstream-extranonce-too-small", out);
         }
         self.open_channels(out);
@@ -290,12 +296,6 @@ impl super::Core {
     pub(super) fn lose_shares(&mut self, shares: u64) {
         self.metrics.onward(Onward::Unanswered, shares);
         self.acks.forget(shares);
-    }
-
-    /// What new miners get of an upstream.
-    pub(super) fn extranonce2_size(&self, small: bool) -> u8 {
-        let size = self.settings.extranonce2_size;
-        if small { size.min(SMALL_EXTRANONCE2) } else { size }
     }
 }
 

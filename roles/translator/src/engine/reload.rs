@@ -11,7 +11,6 @@ impl TranslatorEngine {
     /// if it had been lost; other upstreams and their channels stay, and new names hold for channels to come.
     pub fn reload(&mut self, config: &Config, now: Now, out: &mut Outbox<Effect>) {
         let settings = Settings::new(config);
-        self.core.extranonce2_size = self.core.extranonce2_size.min(settings.extranonce2_size);
         self.core.settings = settings;
         let index = self.upstreams.replace(&config.upstream, self.upstream.index);
         for upstream in &config.upstream {
@@ -27,9 +26,7 @@ impl TranslatorEngine {
                 let configured = self.upstreams.get(index);
                 self.core.max_ntime_ahead = configured.config.max_ntime_ahead_seconds;
                 if self.upstream.is_ready() {
-                    let small = configured.small;
-                    self.core.extranonce2_size = self.core.extranonce2_size(small);
-                    let configured = self.upstreams.get(index);
+                    self.core.room = configured.room();
                     self.core.metrics.upstream(configured.config.url.host_port(), true);
                 }
             }

@@ -78,8 +78,8 @@ impl Miner {
         match method {
             Method::Configure(configure) => self.configure(peer, id, &configure, core, out),
             Method::Subscribe(subscribe) => {
-                if !self.subscribe(peer, id, &subscribe, core, out) {
-                    return Next::Close("no-extranonce-left");
+                if let Err(reason) = self.subscribe(peer, id, &subscribe, core, now, out) {
+                    return Next::Close(reason);
                 }
             }
             Method::Authorize(authorize) => {
@@ -169,8 +169,9 @@ impl Miner {
         id: Option<Id<'_>>,
         subscribe: &Subscribe<'_>,
         core: &mut Core,
+        now: Now,
         out: &mut Outbox<Effect>,
-    ) -> bool {
+    ) -> Result<(), &'static str> {
         if let Some(user_agent) = &subscribe.user_agent {
             let clean = user_agent.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT);
             self.user_agent = clean.collect::<String>().into();
@@ -180,10 +181,16 @@ impl Miner {
         let extranonce1 = match self.extranonce1 {
             Some(extranonce1) => extranonce1,
             None => {
-                let Ok(extranonce1) = core.extranonces.allocate() else { return false };
+                let given = core.give_extranonce(self.firmware, now.instant);
+                let (extranonce1, extranonce2_size) = given.map_err(|(text, reason)| {
+                    if let Some(id) = id {
+                        let code = ErrorCode::Other;
+                        core.answer(peer, out, |line| write::error(line, id, code, text));
+                    }
+                    reason
+                })?;
                 self.extranonce1 = Some(extranonce1);
-                let own = core.firmware.get(self.firmware).extranonce2_size;
-                self.extranonce2_size = core.extranonce2_size.min(own.unwrap_or(u8::MAX));
+                self.extranonce2_size = extranonce2_size;
                 extranonce1
             }
         };
@@ -193,7 +200,7 @@ impl Miner {
                 write::subscribe(line, id, &session, &extranonce1, size);
             });
         }
-        true
+        Ok(())
     }
 
     /// A difficulty it would like. What the upstream makes of it comes with a job. cgminer and its kin hear nothing else:

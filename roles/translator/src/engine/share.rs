@@ -17,7 +17,7 @@ use super::aggregate::worker_name;
 use super::job::{V1Job, parse_job_id};
 use super::miner::Miner;
 use super::session::Next;
-use super::{Core, EXTRANONCE1_SIZE, Effect};
+use super::{Core, Effect};
 use crate::metrics::{Onward, Reject};
 
 /// A share on a job of ours, hashed.
@@ -26,7 +26,7 @@ struct Judged {
     ntime: u32,
     nonce: u32,
     version: u32,
-    /// What was granted by the upstream, filled: zeroes, `extranonce1`, `extranonce2`.
+    /// What was granted by the upstream, filled: `extranonce1`, `extranonce2`, zeroes.
     extranonce: [u8; 32],
     extranonce_size: usize,
     hash: BlockHash,
@@ -125,10 +125,9 @@ impl Miner {
         let coinbase = work.job.coinbase().ok_or(Reject::UnknownJob)?;
         let extranonce_size = coinbase.full_extranonce_size() - work.prefix.len();
         let mut extranonce = [0; 32];
-        let own = extranonce_size - self.own_extranonce_size();
-        extranonce[own..own + EXTRANONCE1_SIZE].copy_from_slice(&extranonce1);
-        let mut repairs =
-            share.extranonce2.write_to(&mut extranonce[own + EXTRANONCE1_SIZE..extranonce_size]);
+        extranonce[..extranonce1.len()].copy_from_slice(&extranonce1);
+        let extranonce2 = extranonce1.len()..self.own_extranonce_size();
+        let mut repairs = share.extranonce2.write_to(&mut extranonce[extranonce2]);
         let rolls = work.job.version_rolling_allowed() && !core.fixed_version;
         let mask = if rolls { self.mask } else { 0 };
         let (version, of_version) = merge_version(work.job.version(), mask, share.version_bits);

@@ -54,7 +54,7 @@ impl TranslatorEngine {
         let index = self.upstream.index;
         self.upstreams.is_good(index);
         let configured = self.upstreams.get(index);
-        self.core.extranonce2_size = self.core.extranonce2_size(configured.small);
+        self.core.room = configured.room();
         self.core.max_ntime_ahead = configured.config.max_ntime_ahead_seconds;
         self.core.upstream = Some(peer);
         self.core.fixed_version = self.upstream.fixed_version;
@@ -255,6 +255,7 @@ impl TranslatorEngine {
     /// Work of the channel of all goes to all, as soon as there is some.
     pub(super) fn install(&mut self, now: Now, out: &mut Outbox<Effect>) {
         let Some(mut all) = self.upstream.of_all.take_if(|all| all.has_work()) else { return };
+        self.core.room = Some(all.channel.size);
         self.drop_too_large(all.channel.size, out);
         all.push_again(true, &mut self.core.last_job_id, now);
         self.core.aggregate = Some(all);

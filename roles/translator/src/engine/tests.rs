@@ -7,6 +7,7 @@ mod failover;
 mod hello;
 mod login;
 mod random;
+mod room;
 mod shares;
 mod upstream;
 mod wishes;
@@ -338,6 +339,15 @@ impl Net {
         self.frames.clear();
     }
 
+    /// What is counted, as it is collected.
+    fn metrics(&self) -> String {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.engine.core.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
     fn totals(&self) -> crate::metrics::Totals {
         self.engine.core.metrics.totals()
     }
@@ -346,8 +356,9 @@ impl Net {
     fn share(&self, miner: PeerId, job: &Notified, found: impl Fn(&[u8; 32]) -> bool) -> Found {
         let miner = &self.engine.miners[&miner];
         let extranonce1 = miner.extranonce1.unwrap();
+        let extranonce2 = &[7; 8][..miner.extranonce2_size.into()];
         (0..)
-            .map(|nonce| Found::new(job, &extranonce1, &[7; 8], job.ntime, nonce, job.version))
+            .map(|nonce| Found::new(job, &extranonce1, extranonce2, job.ntime, nonce, job.version))
             .find(|share| found(&share.hash))
             .unwrap()
     }

@@ -184,7 +184,7 @@ impl TranslatorEngine {
         let known = self.core.newest_tip.is_some_and(|(hash, _)| hash == tip.prev_hash);
         if place == Place::Active && !known {
             self.core.newest_tip = Some((tip.prev_hash, now.instant));
-            self.core.extranonces.new_prev_hash();
+            self.core.slices.new_prev_hash();
         }
         Ok(tip)
     }

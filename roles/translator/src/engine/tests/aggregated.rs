@@ -12,7 +12,7 @@ use super::*;
 const PREFIX: [u8; 4] = [0xa0, 0xa1, 0xa2, 0xa3];
 const SECOND: Duration = Duration::from_secs(1);
 
-fn config(miners: &str) -> String {
+pub(super) fn config(miners: &str) -> String {
     format!(
         "channels = \"aggregated\"\n\
          [[upstream]]\nurl = \"stratum2+tcp://pool.example:34254\"\nuser_identity = \"farm\"\n\
@@ -28,7 +28,7 @@ fn easy(hash: &[u8; 32]) -> bool {
 
 impl Net {
     /// Connected, with the question about extensions answered.
-    fn aggregated(&mut self, extensions: &[u16]) -> String {
+    pub(super) fn aggregated(&mut self, extensions: &[u16]) -> String {
         let dial = self.reach();
         self.say(&SetupConnectionSuccess { used_version: 2, flags: 0 });
         let (header, payload) = self.frames.pop().expect("a question about extensions");
@@ -312,37 +312,4 @@ fn a_failover_is_a_clean_job_to_all_and_so_is_the_return() {
     assert_eq!(net.line(PeerId(2), &share.submit()), refused(21, "Stale job"));
     assert_eq!(net.closed, [(backup, "left-for-another")]);
     assert_eq!(net.engine.miner_count(), 3);
-}
-
-#[test]
-fn an_upstream_with_little_room_drops_only_those_who_do_not_fit() {
-    let mut net = Net::of(&config(""));
-    net.aggregated(&[]);
-    net.hello(MINER);
-    net.open(7, &PREFIX, 8);
-    net.job(7, 1, None);
-    assert!(net.closed.is_empty(), "perhaps it gives no work");
-    net.tip(7, 1, 0x11, HARD);
-    assert_eq!(net.closed, [(MINER, "upstream-extranonce-too-small")]);
-    net.hello(PeerId(2));
-    assert_eq!(net.engine.miners[&PeerId(2)].extranonce2_size, 4);
-    net.job(7, 2, Some(NTIME));
-    assert!(Notified::last(&net.told(PeerId(2))).coinb1.ends_with(&PREFIX));
-    // Less than that is of no use to anybody.
-    let mut net = Net::of(&config(""));
-    net.aggregated(&[]);
-    net.hello(MINER);
-    net.open(7, &PREFIX, 7);
-    assert_eq!(net.closed, [(net.upstream, "extranonce-too-small")]);
-}
-
-#[test]
-fn sixty_five_thousand_miners_have_slices_of_their_own() {
-    let mut net = Net::of(&config(""));
-    let mut seen = std::collections::HashSet::new();
-    for miner in 0..65_536 {
-        let allocated = net.engine.core.extranonces.allocate().unwrap();
-        assert!(seen.insert(allocated.as_bytes().to_vec()), "{miner}");
-    }
-    net.pass(SECOND);
 }

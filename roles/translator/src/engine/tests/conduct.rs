@@ -175,10 +175,7 @@ fn repairs_are_counted_for_each_firmware() {
         job.job_id, NTIME
     );
     net.line(MINER, &line);
-    let mut registry = prometheus_client::registry::Registry::default();
-    net.engine.core.metrics.register(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = net.metrics();
     for sample in [
         r#"translator_repairs_total{kind="short-nonce",firmware="nerdminer"} 1"#,
         r#"translator_firmware{firmware="nerdminer"} 1"#,
