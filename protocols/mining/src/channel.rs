@@ -11,7 +11,7 @@ mod jobs;
 mod server;
 
 pub use acceptance::Acceptance;
-pub use channels::{Channels, CustomError, Group, GroupError, Grouping};
+pub use channels::{Channels, CustomError, Group, GroupError, Grouping, Retargeted};
 pub use client::connection::ClientChannels;
 pub use client::{ActiveWork, Change, ClientChannel, ClientError, JobNews};
 pub use jobs::{JobTableError, MAX_LIVE_JOBS, Solution};

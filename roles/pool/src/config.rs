@@ -233,7 +233,7 @@ impl Default for Channels {
 #[serde(default, deny_unknown_fields)]
 pub struct Mining {
     /// Whether jobs are sent once to all channels of a connection that have the same extranonce size, and not to each.
-    /// `false` is for clients that do not listen to groups.
+    /// `false` is for clients that do not listen to groups. May be changed while miners are connected.
     pub group_channels: bool,
     /// Whether miners may change the version bits of BIP323. If not, clients that need it are refused, and the others
     /// are told so (`REQUIRES_FIXED_VERSION`).
@@ -440,6 +440,9 @@ impl Config {
         reloaded.note("coinbase.server_id", coinbase.server_id != new.coinbase.server_id, true);
         reloaded.note("shares", differ(shares, &new.shares), true);
         reloaded.note("channels", differ(channels, &new.channels), true);
+        let groups = mining.group_channels != new.mining.group_channels;
+        reloaded.note("mining.group_channels", groups, true);
+        mining.group_channels = new.mining.group_channels;
         reloaded.note("mining", differ(mining, &new.mining), false);
         reloaded.note("job_declaration", differ(job_declaration, &new.job_declaration), true);
         reloaded.note("drain", differ(drain, &new.drain), true);

@@ -224,6 +224,10 @@ impl PoolEngine {
         let new = Declarations::new(&config.job_declaration, config.network, scripts);
         let old = core.declarations.take();
         core.declarations = new.map(|new| new.after(old));
+        for (peer, miner) in &mut self.miners {
+            miner.channels.set_grouping(core.settings.grouping);
+            miner.regroup(*peer, out);
+        }
         if core.extranonces.server_id() != config.coinbase.server_id {
             self.renew_prefixes(Some(config.coinbase.server_id), out);
         }

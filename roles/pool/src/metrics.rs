@@ -269,8 +269,13 @@ impl Metrics {
         self.templates.get_or_create(&[("kind", kind)]).inc();
     }
 
-    pub(crate) fn set_target(&self) {
-        self.set_targets.inc();
+    #[cfg(test)]
+    pub(crate) fn set_targets_count(&self) -> u64 {
+        self.set_targets.get()
+    }
+
+    pub(crate) fn set_targets(&self, channels: usize) {
+        self.set_targets.inc_by(channels as u64);
     }
 
     pub(crate) fn fanned_out(&self, took: Duration) {

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use adit_sv2::codec::Seq064K;
 use adit_sv2::frame::encode_frame;
-use adit_sv2::messages::mining::{SetGroupChannel, SetTarget};
 
 use super::jobs::JobTableError;
 use super::{ChannelKind, ServerChannel};
 use crate::custom::{CustomJob, Portion};
 use crate::job::{Job, JobError};
-use crate::target::Target;
 use crate::template::Tip;
+
+mod groups;
+
+pub use groups::Retargeted;
 
 /// The channels that a server has on one connection: their ids and groups, and the shortest way to
 /// give all of them new work.
@@ -24,9 +25,16 @@ use crate::template::Tip;
 ///
 /// # Who is sent what
 ///
-/// Where each member of a group can take a message, it is addressed to the group. Otherwise those
-/// who need something else first get it on their own channels: a client must not be told a previous
-/// hash for a job that it does not have on that channel (spec 5.3.17).
+/// Where several channels of a group can take a message, and all of its members, it is addressed to
+/// the group. Otherwise those who need something else first get it on their own channels: a client
+/// must not be told a previous hash for a job that it does not have on that channel (spec 5.3.17),
+/// and a group none for a job that was not addressed to it. A group of one is never addressed: it
+/// saves nothing, and some clients do not listen to groups.
+///
+/// Channels whose clients work on jobs of their own
+/// ([`set_own_work`](ServerChannel::set_own_work)) are given none of ours. In a group with others
+/// they would hear theirs, so that those are addressed one by one until
+/// [`regroup`](Self::regroup) has parted them.
 #[derive(Debug)]
 pub struct Channels<C> {
     grouping: Grouping,
@@ -35,7 +43,13 @@ pub struct Channels<C> {
     channels: BTreeMap<u32, Box<C>>,
     /// At most one per extranonce size, and those that a caller made.
     groups: Vec<Group>,
+    /// Group and job: future jobs that were addressed to the group. A client may keep a group's jobs
+    /// by that address, and know no other job when the group is told a previous hash.
+    sent: Vec<(u32, u32)>,
 }
+
+/// Of one group; more cannot wait on a channel.
+const MAX_SENT: usize = super::jobs::MAX_LIVE_JOBS;
 
 /// How a connection uses groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +88,9 @@ pub enum GroupError {
     /// All members have one full extranonce size.
     #[error("channel {0} has another extranonce size")]
     ExtranonceSize(u32),
+    /// More members than one message can name.
+    #[error("a group of {0} channels, at most 65535 can be named")]
+    TooManyMembers(usize),
 }
 
 /// A custom job cannot be taken.
@@ -94,7 +111,13 @@ pub enum CustomError {
 impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
     /// A connection without channels.
     pub fn new(grouping: Grouping) -> Self {
-        Self { grouping, last_id: 0, channels: BTreeMap::new(), groups: Vec::new() }
+        Self {
+            grouping,
+            last_id: 0,
+            channels: BTreeMap::new(),
+            groups: Vec::new(),
+            sent: Vec::new(),
+        }
     }
 
     /// The group for a channel that is about to be opened, made where there is none; 0 where the
@@ -135,6 +158,7 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
             return self.channels.remove(&id).map(|channel| *channel).into_iter().collect();
         }
         self.groups.retain(|group| group.id != id);
+        self.sent.retain(|(group, _)| *group != id);
         let (closed, open): (BTreeMap<_, _>, _) = std::mem::take(&mut self.channels)
             .into_iter()
             .partition(|(_, channel)| channel.server().group_channel_id() == id);
@@ -145,6 +169,7 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
     /// Takes all channels out.
     pub fn close_all(&mut self) -> impl Iterator<Item = C> + use<C> {
         self.groups.clear();
+        self.sent.clear();
         std::mem::take(&mut self.channels).into_values().map(|channel| *channel)
     }
 
@@ -197,47 +222,6 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
     /// The members of a group, lowest id first.
     pub fn members(&self, group_id: u32) -> impl Iterator<Item = &C> {
         self.iter().filter(move |channel| channel.server().group_channel_id() == group_id)
-    }
-
-    /// Puts channels together in a group, a new one where none is named, and appends the
-    /// `SetGroupChannel`; returns the group's id. Their jobs stay what they are.
-    ///
-    /// # Errors
-    /// [`GroupError`]; nothing changes then.
-    pub fn set_group(
-        &mut self,
-        group_id: Option<u32>,
-        channel_ids: &[u32],
-        out: &mut Vec<u8>,
-    ) -> Result<u32, GroupError> {
-        if self.grouping == Grouping::None {
-            return Err(GroupError::NoGroups);
-        }
-        let group = match group_id {
-            Some(id) => Some(self.group(id).ok_or(GroupError::UnknownGroup(id))?),
-            None => None,
-        };
-        let mut size = group.map(|group| group.full_extranonce_size);
-        for id in channel_ids {
-            let channel = self.channels.get(id).ok_or(GroupError::UnknownChannel(*id))?;
-            let its = channel.server().full_extranonce_size();
-            if *size.get_or_insert(its) != its {
-                return Err(GroupError::ExtranonceSize(*id));
-            }
-        }
-        let size = size.filter(|_| !channel_ids.is_empty()).ok_or(GroupError::UnknownChannel(0))?;
-        let group_channel_id = group.map_or_else(|| self.make_group(size), |group| group.id);
-        for id in channel_ids {
-            if let Some(channel) = self.channels.get_mut(id) {
-                channel.server_mut().set_group_channel_id(group_channel_id);
-            }
-        }
-        for part in channel_ids.chunks(usize::from(u16::MAX)) {
-            if let Ok(channel_ids) = Seq064K::new(part) {
-                encode_frame(&SetGroupChannel { group_channel_id, channel_ids }, out);
-            }
-        }
-        Ok(group_channel_id)
     }
 
     /// Gives every channel a job that waits for its tip. Returns how many channels it is not for:
@@ -309,42 +293,13 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
                     channel.write_job(job_id, out);
                 }
             });
-            if let Some(group) = unit.group.filter(|_| whole) {
+            if let Some(group) = unit.address.filter(|_| whole) {
                 job.write_frame_to(group, job_id, Some(tip.min_ntime), out);
             } else if whole {
                 unit.visit(|channel| channel.write_job(job_id, out));
             }
             0
         })
-    }
-
-    /// Another target for all members of a group, made no easier than any of them takes; `None`
-    /// where there is nobody. As on a channel it counts for jobs to come and those that wait.
-    pub fn set_group_target(
-        &mut self,
-        group_id: u32,
-        target: Target,
-        out: &mut Vec<u8>,
-    ) -> Option<Target> {
-        let hardest = self.members(group_id).map(|c| c.server().max_target()).min()?;
-        let target = target.min(hardest);
-        let mut told = false;
-        for channel in self.channels.values_mut() {
-            let channel = channel.server_mut();
-            if channel.group_channel_id() == group_id
-                && let Some(message) = channel.set_target(target)
-            {
-                told = true;
-                if self.grouping != Grouping::Broadcast {
-                    encode_frame(&message, out);
-                }
-            }
-        }
-        if told && self.grouping == Grouping::Broadcast {
-            let maximum_target = target.to_le_bytes();
-            encode_frame(&SetTarget { channel_id: group_id, maximum_target }, out);
-        }
-        Some(target)
     }
 
     /// Gives an extended channel, or all extended members of a group (spec 5.3.18), a custom job,
@@ -391,11 +346,16 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
     /// Visits what a message can be addressed to, and adds up what the visits return.
     fn each_unit(&mut self, mut visit: impl FnMut(&mut Unit<'_, C>) -> usize) -> usize {
         let mut sum = 0;
+        let sent = &mut self.sent;
         if self.grouping == Grouping::Broadcast {
             for Group { id, full_extranonce_size } in self.groups.iter().copied() {
                 let channels = &mut self.channels;
-                let mut unit = Unit { channels, group: Some(id), single: 0, full_extranonce_size };
-                if unit.len() > 0 {
+                let group = Some(id);
+                let mut unit =
+                    Unit { channels, sent, group, address: None, single: 0, full_extranonce_size };
+                let members = unit.len();
+                if members > 0 {
+                    unit.address = group.filter(|_| members > 1 && !unit.has_own_work());
                     sum += visit(&mut unit);
                 }
             }
@@ -404,7 +364,12 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
             while let Some((id, channel)) = self.channels.range(next..).next() {
                 let (single, full_extranonce_size) = (*id, channel.server().full_extranonce_size());
                 let channels = &mut self.channels;
-                sum += visit(&mut Unit { channels, group: None, single, full_extranonce_size });
+                let (group, address) = (None, None);
+                let mut unit =
+                    Unit { channels, sent, group, address, single, full_extranonce_size };
+                if unit.len() > 0 {
+                    sum += visit(&mut unit);
+                }
                 let Some(after) = single.checked_add(1) else { break };
                 next = after;
             }
@@ -413,10 +378,13 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
     }
 }
 
-/// A group with its members, or a channel that is addressed alone.
+/// The members of a group, or one channel: those of them who are given our work.
 struct Unit<'a, C> {
     channels: &'a mut BTreeMap<u32, Box<C>>,
+    sent: &'a mut Vec<(u32, u32)>,
     group: Option<u32>,
+    /// The group's id, where it reaches who it should and nobody else.
+    address: Option<u32>,
     /// The channel where there is no group.
     single: u32,
     full_extranonce_size: usize,
@@ -442,30 +410,43 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Unit<'_, C> {
     /// To those who do not have the job.
     fn send_future(&mut self, job_id: u32, job: &Arc<Job>, out: &mut Vec<u8>) {
         let nobody = !self.any(|channel| channel.job(job_id).is_some());
-        let group = self.group.filter(|_| nobody);
+        let address = self.address.filter(|_| nobody);
         self.visit(|channel| {
             // Of a group's size, so it fails only where the id is in use: the job is there.
-            if channel.add_future_job(job_id, job.clone()).is_ok() && group.is_none() {
+            if channel.add_future_job(job_id, job.clone()).is_ok() && address.is_none() {
                 channel.write_job(job_id, out);
             }
         });
-        if let Some(group) = group {
+        if let Some(group) = address {
             job.write_frame_to(group, job_id, None, out);
+            self.remember(group, job_id);
         }
     }
 
     /// To those who wait for it.
     fn send_tip(&mut self, job_id: u32, tip: &Arc<Tip>, out: &mut Vec<u8>) {
         let all = self.all(|channel| channel.awaits(job_id));
-        let group = self.group.filter(|_| all);
+        let knows = |group: &u32| self.sent.contains(&(*group, job_id));
+        let address = self.address.filter(|group| all && knows(group));
         self.visit(|channel| {
-            if channel.set_new_prev_hash(job_id, tip).is_ok() && group.is_none() {
+            if channel.set_new_prev_hash(job_id, tip).is_ok() && address.is_none() {
                 encode_frame(&tip.set_new_prev_hash(channel.id(), job_id), out);
             }
         });
-        if let Some(group) = group {
+        if let Some(group) = address {
             encode_frame(&tip.set_new_prev_hash(group, job_id), out);
         }
+        self.sent.retain(|(group, _)| Some(*group) != self.group);
+    }
+
+    fn remember(&mut self, group: u32, job_id: u32) {
+        let of_group = |(its, _): &(u32, u32)| *its == group;
+        if self.sent.iter().filter(|sent| of_group(sent)).count() == MAX_SENT
+            && let Some(oldest) = self.sent.iter().position(of_group)
+        {
+            self.sent.remove(oldest);
+        }
+        self.sent.push((group, job_id));
     }
 
     fn stop_work(&mut self) -> usize {
@@ -473,16 +454,25 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Unit<'_, C> {
         self.len()
     }
 
-    fn visit(&mut self, mut visit: impl FnMut(&mut ServerChannel)) {
-        if let Some(group) = self.group {
+    fn visit(&mut self, visit: impl FnMut(&mut ServerChannel)) {
+        let (group, single) = (self.group, self.single);
+        if let Some(group) = group {
             let servers = self.channels.values_mut().map(|channel| channel.server_mut());
-            servers.filter(|c| c.group_channel_id() == group).for_each(visit);
-        } else if let Some(channel) = self.channels.get_mut(&self.single) {
-            visit(channel.server_mut());
+            servers.filter(|c| c.group_channel_id() == group && !c.has_own_work()).for_each(visit);
+        } else if let Some(channel) = self.channels.get_mut(&single) {
+            Some(channel.server_mut()).filter(|c| !c.has_own_work()).into_iter().for_each(visit);
         }
     }
 
     fn count(&self, is: impl Fn(&ServerChannel) -> bool) -> usize {
+        self.count_all(|channel| !channel.has_own_work() && is(channel))
+    }
+
+    fn has_own_work(&self) -> bool {
+        self.count_all(ServerChannel::has_own_work) > 0
+    }
+
+    fn count_all(&self, is: impl Fn(&ServerChannel) -> bool) -> usize {
         if let Some(group) = self.group {
             let servers = self.channels.values().map(|channel| channel.server());
             return servers.filter(|c| c.group_channel_id() == group && is(c)).count();

@@ -109,8 +109,8 @@ pub enum ClientError {
     /// "Channel reinterpretation is not allowed" (spec 5.3.22).
     #[error("group id {0} is that of a channel")]
     GroupIsChannel(u32),
-    /// More than a share can carry, or none at all.
-    #[error("an extranonce size of {0}, it must be 1 to 32")]
+    /// More than a share can carry.
+    #[error("an extranonce size of {0}, it must be at most 32")]
     ExtranonceSize(usize),
 }
 
@@ -137,7 +137,7 @@ impl ClientChannel {
     /// [`ClientError::ZeroTarget`], [`ClientError::ExtranonceSize`].
     pub fn extended(opened: &OpenExtendedMiningChannelSuccess<'_>) -> Result<Self, ClientError> {
         let size = usize::from(opened.extranonce_size);
-        if !(1..=MAX_EXTRANONCE_LEN).contains(&size) {
+        if size > MAX_EXTRANONCE_LEN {
             return Err(ClientError::ExtranonceSize(size));
         }
         let (id, group) = (opened.channel_id, opened.group_channel_id);

@@ -162,7 +162,11 @@ impl JobTable {
         if let Some(Active { tip, custom: Some(_), .. }) = &active {
             self.admit_custom(&job, tip)?;
         }
-        let same = self.slots.iter().find(|slot| slot.job.has_same_headers(&job));
+        // By the root as well: a client may get one job as a standard and again as an extended one.
+        let same = self.slots.iter().find(|slot| {
+            slot.job.has_same_headers(&job)
+                || merkle_root.is_some() && slot.merkle_root == merkle_root
+        });
         let same = same.map(|slot| slot.seen);
         // Used before room is made, which may be by the end of that very job.
         let seen = same.unwrap_or_else(|| self.free_set());

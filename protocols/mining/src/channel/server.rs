@@ -25,7 +25,7 @@ pub struct ChannelOptions {
     pub kind: ChannelKind,
     /// The whole extranonce of a standard channel, the fixed part of an extended one.
     pub extranonce_prefix: Extranonce,
-    /// Bytes that the client rolls; 0 on a standard channel.
+    /// Bytes that the client rolls; 0 on a standard channel, and on an extended one that asked for none.
     pub extranonce_size: usize,
     /// First share target.
     pub target: Target,
@@ -45,6 +45,7 @@ pub struct ChannelOptions {
 pub struct ServerChannel {
     options: ChannelOptions,
     group_channel_id: u32,
+    own_work: bool,
     /// Expected hashes of the target in `options`.
     work: u128,
     tip: Option<Arc<Tip>>,
@@ -62,6 +63,7 @@ impl ServerChannel {
             work: options.target.expected_hashes(),
             options,
             group_channel_id: 0,
+            own_work: false,
             tip: None,
             jobs: JobTable::default(),
             acceptance: Acceptance::default(),
@@ -149,6 +151,15 @@ impl ServerChannel {
     pub fn retire_tip(&mut self, prev_hash: &[u8; 32]) {
         self.jobs.retain(|_, slot| {
             slot.active.as_ref().is_none_or(|active| active.tip.prev_hash != *prev_hash)
+        });
+    }
+
+    /// As [`retire_tip`](Self::retire_tip), but the server's own jobs on it live on.
+    pub fn retire_custom_jobs_on(&mut self, prev_hash: &[u8; 32]) {
+        self.jobs.retain(|_, slot| {
+            slot.active
+                .as_ref()
+                .is_none_or(|active| active.custom.is_none() || active.tip.prev_hash != *prev_hash)
         });
     }
 
@@ -333,8 +344,22 @@ impl ServerChannel {
         self.group_channel_id = group_channel_id;
     }
 
+    /// From now on the client works on jobs of its own and [`Channels`](super::Channels) gives it none
+    /// of ours, or does so again.
+    pub fn set_own_work(&mut self, own_work: bool) {
+        self.own_work = own_work;
+    }
+
+    /// Whether the client works on jobs of its own.
+    pub fn has_own_work(&self) -> bool {
+        self.own_work
+    }
+
     /// The message that sends a live job of a standard channel; `None` on an extended one.
     pub fn new_mining_job(&self, job_id: u32) -> Option<NewMiningJob> {
+        if self.options.kind == ChannelKind::Extended {
+            return None; // which may have a root all the same, where its client rolls nothing
+        }
         let slot = self.jobs.get(job_id)?;
         Some(NewMiningJob {
             channel_id: self.options.id,
@@ -359,6 +384,12 @@ impl ServerChannel {
     pub fn active_job(&self) -> Option<(u32, &Arc<Job>, &Arc<Tip>)> {
         let (id, slot) = self.jobs.newest_given()?;
         Some((id, &slot.job, &slot.active.as_ref()?.tip))
+    }
+
+    /// The least nTime of that job.
+    pub fn active_min_ntime(&self) -> Option<u32> {
+        let (_, slot) = self.jobs.newest_given()?;
+        Some(slot.active.as_ref()?.min_ntime)
     }
 
     /// Its id on the connection.

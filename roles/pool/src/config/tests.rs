@@ -51,16 +51,17 @@ fn what_a_running_pool_takes_in() {
     assert_eq!(running.take_in(&working("", "")).to_string(), "nothing has changed");
     let new = working(
         "coinbase.server_id = 9\ncoinbase.tag = \"x\"\nshares.per_minute = 9.0\nmining.group_channels = false\n\
-         drain.port = 5",
+         mining.version_rolling = false\ndrain.port = 5",
         "",
     );
     let said = running.take_in(&new).to_string();
     assert_eq!(
         said,
-        "applied: coinbase.server_id, shares, drain; needs a restart: coinbase.tag, mining"
+        "applied: coinbase.server_id, shares, mining.group_channels, drain; needs a restart: coinbase.tag, mining"
     );
     assert_eq!((running.coinbase.server_id, running.drain.port), (9, 5));
-    assert!(running.mining.group_channels && running.coinbase.tag == "adit");
+    assert!(!running.mining.group_channels && running.mining.version_rolling);
+    assert_eq!(running.coinbase.tag, "adit");
 }
 
 #[test]

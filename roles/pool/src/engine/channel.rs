@@ -30,14 +30,6 @@ pub(super) struct Channel {
     pub(super) unacknowledged_since: Option<Instant>,
 }
 
-/// Whom a channel's messages go to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Client {
-    pub(super) peer: PeerId,
-    /// It does not work on jobs that it brought itself.
-    pub(super) on_our_jobs: bool,
-}
-
 /// A client's new hashrate is followed at once where it differs by this factor from what was followed last.
 const HINT_FACTOR: f64 = 1.25;
 
@@ -74,28 +66,16 @@ impl Channel {
         self.vardiff.hash_rate()
     }
 
-    /// About once a second: lets difficulty follow what the channel finds.
-    pub(super) fn adjust(
-        &mut self,
-        client: Client,
-        core: &mut Core,
-        now: Now,
-        out: &mut Outbox<Effect>,
-    ) {
-        if !core.settings.vardiff {
-            return;
-        }
+    /// About once a second: the target that what the channel finds asks for, or the limits, where it is another one.
+    pub(super) fn adjust(&mut self, core: &Core, now: Now) -> Option<Target> {
         let limits = core.target_limits(self.server.max_target());
-        if let Some(target) = self.vardiff.poll(now.instant, &limits) {
-            let change = self.server.set_target(target);
-            self.announce(client, change, core, now, out);
-        }
+        core.settings.vardiff.then(|| self.vardiff.poll(now.instant, &limits)).flatten()
     }
 
     /// The client's `UpdateChannel`, whose values are in range.
     pub(super) fn update(
         &mut self,
-        client: Client,
+        peer: PeerId,
         hash_rate: f64,
         max_target: Target,
         core: &mut Core,
@@ -108,7 +88,7 @@ impl Channel {
             self.vardiff.restart(target, now.instant);
             self.server.set_target(target)
         });
-        self.announce(client, hinted.or(smaller), core, now, out);
+        self.announce(peer, hinted.or(smaller), core, now, out);
     }
 
     /// The hashrate that a client's new number suggests, if it is news. A client that always names twice its hashrate
@@ -135,17 +115,16 @@ impl Channel {
     /// jobs that are active already (spec 5.3.21), and the next one may be minutes away.
     fn announce(
         &mut self,
-        client: Client,
+        peer: PeerId,
         change: Option<SetTarget>,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
         let Some(message) = change else { return };
-        let Client { peer, on_our_jobs } = client;
         out.send(peer, &message);
-        core.metrics.set_target();
-        if !on_our_jobs {
+        core.metrics.set_targets(1);
+        if self.server.has_own_work() {
             return; // the client's next job brings it into force
         }
         let id = core.bench.allocate_id();

@@ -4,8 +4,9 @@
 //! decides which blocks can come of it, and the server has looked at its transactions; one that was merely allocated
 //! binds nothing, so the coinbase itself is looked at, and what it claims about fees is believed.
 //!
-//! A connection whose client has brought a job is sent none of ours. It is again where its own has had its time and no
-//! other came, or where one is refused and there is none on the tip: so the miners behind it never stand still.
+//! A channel whose client has brought a job is sent none of ours. It is again where its own has had its time and no
+//! other came, or where one is refused and there is none on the tip: so the miners behind it never stand still. Where
+//! other channels of its group work on ours, it leaves the group for another one meanwhile (`SetGroupChannel`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -137,8 +138,8 @@ pub(super) struct Current {
 /// What one connection does with custom jobs.
 #[derive(Debug, Default)]
 pub(super) struct Custom {
-    /// The client works on its own jobs.
-    pub(super) in_force: bool,
+    /// The client has brought a job that was taken.
+    used: bool,
     graces: Vec<Grace>,
     /// Requests that may come at once, and when that was counted.
     allowance: Option<(f64, Instant)>,
@@ -221,15 +222,17 @@ impl Miner {
             Ok(job_id) => {
                 tracing::debug!(%peer, channel_id, request_id, job_id, "custom job");
                 core.count_custom_job("accepted");
-                self.custom.in_force = true;
                 out.send(peer, &SetCustomMiningJobSuccess { channel_id, request_id, job_id });
+                self.custom.used = true;
+                self.regroup(peer, out);
             }
             Err(Refused { code, label }) => {
                 tracing::debug!(%peer, channel_id, request_id, label, "custom job refused");
                 core.count_custom_job(label);
                 let error_code = Str0255::cut(code);
                 out.send(peer, &SetCustomMiningJobError { channel_id, request_id, error_code });
-                self.take_templates_again(peer, core, out);
+                let concerned: Vec<u32> = self.custom_targets(channel_id).collect();
+                self.take_templates_again(peer, &concerned, core, out);
             }
         }
     }
@@ -292,6 +295,7 @@ impl Miner {
         }
         for id in targets {
             if let Some(channel) = self.channels.get_mut(id) {
+                channel.server.set_own_work(true);
                 channel.custom = Some(Box::new(Current {
                     job_id,
                     declared: matches!(token.grant, Grant::Declared(_)),
@@ -317,14 +321,14 @@ impl Miner {
 
     /// The pool has another tip than this one: jobs on it have a little time left.
     pub(super) fn tip_changed(&mut self, old: &Base, new: &Tip, until: Instant) {
-        if !self.custom.in_force {
+        if !self.works_on_its_own() {
             return;
         }
         if let Some(at) = self.custom.graces.iter().position(|g| g.prev_hash == new.prev_hash) {
             // The client was ahead. What it said of this tip counts only where it is true.
             let ahead = self.custom.graces.swap_remove(at);
             if ahead.nbits != new.nbits {
-                self.channels.iter_mut().for_each(|c| c.server.retire_tip(&new.prev_hash));
+                self.retire(&new.prev_hash);
             }
         }
         self.custom.allow(old, until);
@@ -338,29 +342,69 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
+        if self.custom.graces.is_empty() && !self.works_on_its_own() {
+            return;
+        }
         let mut graces = std::mem::take(&mut self.custom.graces);
         graces.retain_mut(|grace| {
             if now.instant >= grace.until && !grace.over {
                 grace.over = true;
-                self.channels.iter_mut().for_each(|c| c.server.retire_tip(&grace.prev_hash));
+                self.retire(&grace.prev_hash);
             }
             // The bench remembers what was the pool's own.
             !grace.over || grace.ahead && now.instant < grace.until + REMEMBERED
         });
         self.custom.graces = graces;
         if self.custom.graces.iter().all(|grace| grace.over) {
-            self.take_templates_again(peer, core, out);
+            let all: Vec<u32> = self.channels.iter().map(|channel| channel.server.id()).collect();
+            self.take_templates_again(peer, &all, core, out);
         }
     }
 
-    /// Our work again, unless the client has a job of its own on the tip.
-    fn take_templates_again(&mut self, peer: PeerId, core: &mut Core, out: &mut Outbox<Effect>) {
-        let Some(tip) = core.bench.tip().filter(|_| self.custom.in_force) else { return };
-        if self.channels.iter().any(|channel| channel.server.has_custom_job_on(&tip.prev_hash)) {
-            return;
+    /// Jobs on this previous hash are stale; where our work is in force that is about custom jobs only.
+    fn retire(&mut self, prev_hash: &[u8; 32]) {
+        for channel in self.channels.iter_mut() {
+            match channel.server.has_own_work() {
+                true => channel.server.retire_tip(prev_hash),
+                false => channel.server.retire_custom_jobs_on(prev_hash),
+            }
         }
-        self.custom.in_force = false;
-        core.bench.send_newest_to_all(peer, &mut self.channels, out);
+    }
+
+    /// Our work again for these channels, but for those whose client has a job of its own on the tip.
+    fn take_templates_again(
+        &mut self,
+        peer: PeerId,
+        channel_ids: &[u32],
+        core: &mut Core,
+        out: &mut Outbox<Effect>,
+    ) {
+        let Some(tip) = core.bench.tip() else { return };
+        let mut back = false;
+        for id in channel_ids {
+            let Some(channel) = self.channels.get_mut(*id) else { continue };
+            let server = &mut channel.server;
+            if server.has_own_work() && !server.has_custom_job_on(&tip.prev_hash) {
+                server.set_own_work(false);
+                back = true;
+            }
+        }
+        if back {
+            self.regroup(peer, out);
+            core.bench.send_newest_to_all(peer, &mut self.channels, out);
+        }
+    }
+
+    /// Whether any channel works on jobs of its client.
+    fn works_on_its_own(&self) -> bool {
+        self.custom.used && self.channels.iter().any(|channel| channel.server.has_own_work())
+    }
+
+    /// Groups as they should be, after a channel began to work on jobs of its own, or ours, or was opened.
+    pub(super) fn regroup(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
+        if self.custom.used {
+            out.say(peer, |bytes| _ = self.channels.regroup(bytes));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use adit_mining::channel::Retargeted;
 use adit_mining::{Channels, Grouping, Share, Target};
 use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
@@ -14,7 +15,7 @@ use adit_sv2::messages::mining::{
 use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, Tlvs, WORKER_HASHRATE_TRACKING};
 use adit_transport::{Event, Now, Outbox, PeerId};
 
-use super::channel::{Channel, Client};
+use super::channel::Channel;
 use super::custom::Custom;
 use super::open::OpenRequest;
 use super::setup::Session;
@@ -88,10 +89,15 @@ impl PoolEngine {
             if miner.session.work_selection {
                 miner.expire_custom_jobs(*peer, &mut self.core, now, out);
             }
-            let client = Client { peer: *peer, on_our_jobs: miner.takes_templates() };
+            let mut wanted = Vec::new();
             for channel in miner.channels.iter_mut() {
-                channel.adjust(client, &mut self.core, now, out);
+                if let Some(target) = channel.adjust(&self.core, now) {
+                    wanted.push((channel.server.id(), target));
+                }
                 census.hash_rate += channel.hash_rate();
+            }
+            if !wanted.is_empty() {
+                miner.retarget(*peer, &wanted, &mut self.core, now, out);
             }
             *match (miner.session.is_set_up(), miner.is_idle()) {
                 (false, _) => &mut census.setting_up,
@@ -231,16 +237,35 @@ impl Miner {
         let channel_id = message.channel_id;
         let max_target = Target::from_le_bytes(message.maximum_target);
         let hash_rate = f64::from(message.nominal_hash_rate);
-        let client = Client { peer, on_our_jobs: self.takes_templates() };
         let code = match self.channels.get_mut(channel_id) {
             None => "invalid-channel-id",
             Some(_) if !OpenRequest::is_hash_rate(hash_rate) => "invalid-nominal-hashrate",
             Some(_) if !core.accepts_max_target(max_target) => "max-target-out-of-range",
             Some(channel) => {
-                return channel.update(client, hash_rate, max_target, core, now, out);
+                return channel.update(peer, hash_rate, max_target, core, now, out);
             }
         };
         out.send(peer, &UpdateChannelError { channel_id, error_code: Str0255::cut(code) });
+    }
+
+    /// Other targets at one time, and the live jobs anew, so that they count at once. A group whose members all get the
+    /// same hears it once: where the network's difficulty, or the configuration, moved the limit that they are at.
+    fn retarget(
+        &mut self,
+        peer: PeerId,
+        wanted: &[(u32, Target)],
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let mut told = Vec::new();
+        out.say(peer, |bytes| told = self.channels.set_targets(wanted, bytes));
+        for Retargeted { id, channels } in told {
+            core.metrics.set_targets(channels);
+            let job_id = core.bench.allocate_id();
+            let now = now.unix_secs();
+            out.say(peer, |bytes| self.channels.renew_jobs(id, job_id, now, bytes));
+        }
     }
 
     /// A channel, or the group with all its members, ends (spec 5.3.9). One that is closed already is no error: both
@@ -269,10 +294,5 @@ impl Miner {
 
     fn is_idle(&self) -> bool {
         self.channels.is_empty() && self.held.is_empty()
-    }
-
-    /// Whether it works on our jobs.
-    pub(super) fn takes_templates(&self) -> bool {
-        !self.custom.in_force
     }
 }

@@ -72,7 +72,7 @@ impl OpenRequest {
         if min_extranonce_size > MAX_EXTRANONCE_SIZE {
             return Err("min-extranonce-size-too-large");
         }
-        let size = usize::from(min_extranonce_size.max(1));
+        let size = usize::from(min_extranonce_size);
         let common =
             OpenStandardMiningChannel { request_id, user_identity, nominal_hash_rate, max_target };
         Self::new(&common, ChannelKind::Extended, size)
@@ -222,13 +222,12 @@ impl Miner {
                 },
             ),
         }
-        if self.takes_templates() {
-            core.bench.send_newest(peer, &mut server, out);
-        }
+        core.bench.send_newest(peer, &mut server, out);
         tracing::debug!(%peer, id, identity = %request.identity, kind = ?request.kind, "channel opened");
         core.metrics.channel_opened(request.kind);
         let channel = Channel::new(server, request.identity.clone(), request.hash_rate, core, now);
         self.channels.insert(channel);
+        self.regroup(peer, out);
     }
 
     /// Bytes of a standard channel's whole extranonce: as many as the connection's first group has, so that one job is

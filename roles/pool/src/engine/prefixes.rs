@@ -34,7 +34,7 @@ impl PoolEngine {
             }
         }
         let id = core.bench.allocate_id();
-        for (peer, miner) in self.miners.iter_mut().filter(|(_, m)| m.takes_templates()) {
+        for (peer, miner) in &mut self.miners {
             core.bench.send_again(id, *peer, &mut miner.channels, out);
         }
         core.metrics.prefixes_renewed(renewed);

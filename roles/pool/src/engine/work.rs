@@ -178,7 +178,7 @@ impl Bench {
         }
     }
 
-    /// Sends all channels of a connection the newest work.
+    /// Sends all channels of a connection that work on our jobs the newest work, where they do not have it.
     pub(super) fn send_newest_to_all(
         &mut self,
         peer: PeerId,
@@ -263,7 +263,7 @@ impl PoolEngine {
                 continue;
             }
             *announced = true;
-            for (peer, miner) in self.miners.iter_mut().filter(|(_, m)| m.takes_templates()) {
+            for (peer, miner) in &mut self.miners {
                 let (id, factory) = (set.id(), &bench.factory);
                 let job_of = |size| job_of(set, factory, size);
                 out.say(*peer, |bytes| _ = miner.channels.future_job(id, job_of, bytes));
@@ -337,9 +337,9 @@ impl PoolEngine {
     pub(super) fn void_work(&mut self) {
         self.core.bench.current = None;
         self.core.bench.futures.clear();
-        for miner in self.miners.values_mut().filter(|miner| miner.takes_templates()) {
-            miner.channels.iter_mut().for_each(|channel| channel.server.stop_work());
-        }
+        let channels = self.miners.values_mut().flat_map(|miner| miner.channels.iter_mut());
+        let ours = channels.map(|channel| &mut channel.server).filter(|c| !c.has_own_work());
+        ours.for_each(ServerChannel::stop_work);
     }
 
     /// Templates that wait for a tip are void: their provider is gone, or another one took over.
@@ -357,11 +357,11 @@ fn fan_out_tip(
 ) {
     let id = set.id();
     let mut all = true;
-    for (peer, miner) in miners.iter_mut().filter(|(_, miner)| miner.takes_templates()) {
+    for (peer, miner) in miners.iter_mut() {
         out.say(*peer, |bytes| all &= miner.channels.activate(id, tip, bytes));
     }
     if !all {
-        for (peer, miner) in miners.iter_mut().filter(|(_, miner)| miner.takes_templates()) {
+        for (peer, miner) in miners.iter_mut() {
             let job_of = |size| job_of(set, factory, size);
             out.say(*peer, |bytes| _ = miner.channels.new_tip(id, job_of, tip, bytes));
         }
@@ -376,7 +376,7 @@ fn fan_out_job(
     out: &mut Outbox<Effect>,
 ) {
     let id = set.id();
-    for (peer, miner) in miners.iter_mut().filter(|(_, miner)| miner.takes_templates()) {
+    for (peer, miner) in miners.iter_mut() {
         let job_of = |size| job_of(set, factory, size);
         out.say(*peer, |bytes| _ = miner.channels.active_job(id, job_of, tip, bytes));
     }

@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use adit_sv2::codec::B032;
 use adit_sv2::frame::Header as FrameHeader;
 use adit_sv2::messages::Message;
@@ -12,15 +14,21 @@ use crate::channel::{ChannelOptions, ClientChannel, ClientError};
 use crate::extranonce::Extranonce;
 use crate::job::JobIds;
 use crate::share::Share;
+use crate::target::Target;
 use crate::testing::{EASY, factory, job, template, tip};
 
 const MIN_NTIME: u32 = 1_700_000_000;
 const HARD: u32 = 0x1d00_ffff;
 
+mod groups;
+
 /// A connection with a server's and a client's end of each channel.
 struct Net {
     server: Channels<ServerChannel>,
     clients: Vec<ClientChannel>,
+    /// As a client may keep them: members as the last message about them said, and future jobs by
+    /// the group that they were addressed to.
+    groups: BTreeMap<u32, (BTreeSet<u32>, BTreeSet<u32>)>,
     slices: u8,
     ids: JobIds,
     jobs: Vec<(u32, Arc<Job>)>,
@@ -33,6 +41,7 @@ impl Net {
         Self {
             server: Channels::new(grouping),
             clients: Vec::new(),
+            groups: BTreeMap::new(),
             slices: 0,
             ids: JobIds::default(),
             jobs: Vec::new(),
@@ -79,7 +88,17 @@ impl Net {
             }),
         };
         self.clients.push(client.unwrap());
+        if group_channel_id != 0 {
+            self.groups.entry(group_channel_id).or_default().0.insert(channel_id);
+        }
         channel_id
+    }
+
+    /// Closes a channel at both ends.
+    fn close(&mut self, id: u32) {
+        assert_eq!(self.server.close(id).len(), 1);
+        self.clients.retain(|client| client.id() != id);
+        self.groups.values_mut().for_each(|(members, _)| _ = members.remove(&id));
     }
 
     /// A new job: its id.
@@ -125,6 +144,20 @@ impl Net {
     }
 
     fn take(&mut self, message: &Mining<'_>) -> u32 {
+        match message {
+            Mining::NewExtendedMiningJob(m) if m.min_ntime.is_none() => {
+                if let Some((_, jobs)) = self.groups.get_mut(&m.channel_id) {
+                    jobs.insert(m.job_id);
+                }
+            }
+            Mining::SetNewPrevHash(m) => {
+                if let Some((_, jobs)) = self.groups.get_mut(&m.channel_id) {
+                    assert!(jobs.contains(&m.job_id), "group {} knows no such job", m.channel_id);
+                    jobs.clear();
+                }
+            }
+            _ => {}
+        }
         let mut each = |id: u32, take: &mut dyn FnMut(&mut ClientChannel)| {
             let mut heard = 0;
             for client in self.clients.iter_mut().filter(|client| client.is_addressed_by(id)) {
@@ -145,10 +178,18 @@ impl Net {
             Mining::SetNewPrevHash(m) => each(m.channel_id, &mut |c| fine(c.set_new_prev_hash(m))),
             Mining::SetTarget(m) => each(m.channel_id, &mut |c| fine(c.set_target(m))),
             Mining::SetGroupChannel(m) => {
-                for id in m.channel_ids.iter() {
-                    let client = self.clients.iter_mut().find(|client| client.id() == id);
+                let ids: BTreeSet<u32> = m.channel_ids.iter().collect();
+                for id in &ids {
+                    let client = self.clients.iter_mut().find(|client| client.id() == *id);
                     client.unwrap().set_group_channel_id(m.group_channel_id);
                 }
+                self.groups
+                    .values_mut()
+                    .for_each(|(members, _)| members.retain(|m| !ids.contains(m)));
+                // A group without members is forgotten.
+                self.groups
+                    .retain(|id, (members, _)| *id == m.group_channel_id || !members.is_empty());
+                self.groups.insert(m.group_channel_id, (ids, BTreeSet::new()));
                 m.group_channel_id
             }
             other => panic!("unexpected {}", other.name()),
@@ -176,7 +217,17 @@ impl Net {
             let active = client.active().map(|work| work.job_id);
             assert_eq!(active, server.active_job().map(|(id, _, _)| id));
         }
+        for group in self.server.groups() {
+            let members: BTreeSet<u32> =
+                self.server.members(group.id).map(ServerChannel::id).collect();
+            let heard = self.groups.get(&group.id).map(|(members, _)| members.clone());
+            assert_eq!(heard.unwrap_or_default(), members, "members of {}", group.id);
+        }
     }
+}
+
+fn job_20(id: u32) -> Arc<Job> {
+    job(id, 20)
 }
 
 fn sized(id: u32) -> impl FnMut(usize) -> Option<Arc<Job>> {
@@ -198,7 +249,8 @@ fn one_message_per_group() {
 
     let first = net.make();
     net.future(first);
-    let both = |name| [(name, 1), (name, 5)];
+    // A group of one is not worth an address of its own.
+    let both = |name| [(name, 1), (name, d)];
     assert_eq!(net.deliver(), both("NewExtendedMiningJob"));
     assert!(net.tip(first, 1), "everybody had it");
     assert_eq!(net.deliver(), both("SetNewPrevHash"));
@@ -214,8 +266,8 @@ fn one_message_per_group() {
         [
             ("NewExtendedMiningJob", 1),
             ("SetNewPrevHash", 1),
-            ("NewExtendedMiningJob", 5),
-            ("SetNewPrevHash", 5)
+            ("NewExtendedMiningJob", d),
+            ("SetNewPrevHash", d)
         ]
     );
     net.agree(2);
@@ -287,6 +339,7 @@ fn without_broadcast_each_channel_is_addressed() {
 fn a_member_that_lacks_the_job_gets_it_before_the_group_s_tip() {
     let mut net = Net::new(Grouping::Broadcast);
     let a = net.open(ChannelKind::Extended, 20);
+    let x = net.open(ChannelKind::Extended, 20);
     let first = net.make();
     let tip_1 = tip(1, MIN_NTIME, HARD);
     net.tip(first, 1);
@@ -314,8 +367,10 @@ fn a_member_that_lacks_the_job_gets_it_before_the_group_s_tip() {
         net.deliver(),
         [
             ("NewExtendedMiningJob", a),
+            ("NewExtendedMiningJob", x),
             ("NewMiningJob", b),
             ("SetNewPrevHash", a),
+            ("SetNewPrevHash", x),
             ("SetNewPrevHash", b)
         ]
     );
@@ -355,68 +410,35 @@ fn work_that_stopped_begins_again() {
     assert!(net.server.get(a).unwrap().works_on(last));
 }
 
+/// An extended channel whose client rolls no byte of the extranonce.
 #[test]
-fn groups_are_made_and_closed() {
-    let mut net = Net::new(Grouping::Broadcast);
-    let ids: Vec<u32> = (0..4).map(|_| net.open(ChannelKind::Extended, 20)).collect();
-    let other = net.open(ChannelKind::Extended, 12);
-    let id = net.make();
-    net.tip(id, 1);
-    net.deliver();
-    let new = net.server.set_group(None, &ids[..2], &mut net.out).unwrap();
-    assert_eq!(net.deliver(), [("SetGroupChannel", new)]);
-    assert!(!ids.contains(&new) && new != 1 && new != other, "one space of ids");
-    let id = net.make();
-    net.active(id);
-    assert_eq!(net.deliver().iter().filter(|(_, to)| [1, new].contains(to)).count(), 2);
-    net.agree(1);
-    // A new channel still joins the first group of its size.
-    let e = net.open(ChannelKind::Extended, 20);
-    assert_eq!(net.server.get(e).unwrap().group_channel_id(), 1);
-    for (group, channels, error) in [
-        (Some(99), &ids[..], GroupError::UnknownGroup(99)),
-        (Some(new), &[99][..], GroupError::UnknownChannel(99)),
-        (None, &[][..], GroupError::UnknownChannel(0)),
-        (Some(new), &[ids[3], other][..], GroupError::ExtranonceSize(other)),
-        (None, &[ids[3], other][..], GroupError::ExtranonceSize(other)),
-    ] {
-        assert_eq!(net.server.set_group(group, channels, &mut net.out), Err(error));
-    }
-    assert_eq!(net.server.get(ids[3]).unwrap().group_channel_id(), 1, "nothing changed");
-
-    let closed: Vec<u32> = net.server.close(new).iter().map(ServerChannel::id).collect();
-    assert_eq!(closed, ids[..2]);
-    assert_eq!(net.server.group(new), None);
-    assert_eq!(net.server.close(ids[2]).len(), 1);
-    assert_eq!((net.server.close(ids[2]).len(), net.server.close(77).len()), (0, 0));
-    assert_eq!(net.server.len(), 3);
-    assert_eq!(net.server.close_all().count(), 3);
-    assert!(net.server.is_empty() && net.server.groups().is_empty());
-}
-
-#[test]
-fn a_target_for_a_group() {
-    for (grouping, messages) in [(Grouping::Broadcast, 1), (Grouping::Named, 2)] {
+fn an_extranonce_of_no_bytes() {
+    for grouping in [Grouping::Broadcast, Grouping::Named] {
         let mut net = Net::new(grouping);
-        let a = net.open(ChannelKind::Extended, 20);
-        net.open(ChannelKind::Standard, 20);
-        let other = net.open(ChannelKind::Extended, 12);
-        let limit = Target::from_expected_hashes(50.0);
-        net.server.get_mut(a).unwrap().set_max_target(limit);
-        net.server.get_mut(a).unwrap().set_target(Target::from_expected_hashes(70.0));
-        net.out.clear();
-        let hard = Target::from_expected_hashes(100.0);
-        assert_eq!(net.server.set_group_target(1, hard, &mut net.out), Some(hard));
-        assert_eq!(net.deliver().len(), messages);
-        // No easier than the one that takes least.
-        let easy = Target::from_expected_hashes(4.0);
-        assert_eq!(net.server.set_group_target(1, easy, &mut net.out), Some(limit));
-        assert_eq!(net.deliver().len(), messages);
-        assert_eq!(net.server.set_group_target(1, easy, &mut net.out), Some(limit));
-        assert!(net.out.is_empty());
-        assert_eq!(net.server.set_group_target(99, easy, &mut net.out), None);
-        assert_ne!(net.server.get(other).unwrap().target(), limit);
-        net.agree(1);
+        let [a, b] = [(); 2].map(|()| net.open(ChannelKind::Extended, 4));
+        let first = net.make();
+        net.future(first);
+        assert!(net.deliver().iter().all(|(name, _)| *name == "NewExtendedMiningJob"));
+        net.tip(first, 1);
+        let second = net.make();
+        net.active(second);
+        net.deliver();
+        let server = net.server.get_mut(a).unwrap();
+        let id = net.ids.allocate();
+        server.renew_job(id, MIN_NTIME).unwrap();
+        server.write_job(id, &mut net.out);
+        assert_eq!(net.deliver(), [("NewExtendedMiningJob", a)]);
+        let share = Share {
+            sequence_number: 1,
+            job_id: second,
+            nonce: 0,
+            ntime: MIN_NTIME,
+            version: 0x2000_0000,
+            extranonce: &[0],
+        };
+        let refused = net.server.get_mut(b).unwrap().check_share(&share, MIN_NTIME).unwrap_err();
+        assert_eq!(refused.error, crate::share::ShareError::BadExtranonceSize);
+        (0..20).for_each(|nonce| net.agree(nonce));
     }
 }
 
@@ -457,7 +479,7 @@ proptest! {
     #[test]
     fn clients_follow(
         mode in 0u8..3,
-        steps in prop::collection::vec((0u8..12, any::<u8>()), 0..60),
+        steps in prop::collection::vec((0u8..15, any::<u8>()), 0..60),
     ) {
         let grouping = [Grouping::None, Grouping::Named, Grouping::Broadcast][usize::from(mode)];
         let mut net = Net::new(grouping);
@@ -513,8 +535,35 @@ proptest! {
                     let _ = net.server.set_group(None, &ids, &mut net.out);
                 },
                 10 => if let Some(at) = client {
-                    let id = net.clients.swap_remove(at).id();
-                    prop_assert_eq!(net.server.close(id).len(), 1);
+                    net.close(net.clients[at].id());
+                },
+                11 => if let Some(at) = client {
+                    let id = net.clients[at].id();
+                    let own_work = net.server.get(id).unwrap().has_own_work();
+                    net.server.get_mut(id).unwrap().set_own_work(!own_work);
+                    // As a role does it: who comes back is given the newest work.
+                    if own_work && net.tip.is_some() {
+                        let id = net.make();
+                        net.active(id);
+                    }
+                    if value % 2 == 0 {
+                        net.server.regroup(&mut net.out);
+                    }
+                },
+                12 => {
+                    let at = usize::from(value) % net.server.len().max(1);
+                    let target = Target::from_expected_hashes(f64::from(value % 5 + 1));
+                    let wanted: Vec<_> =
+                        net.clients[..at].iter().map(|client| (client.id(), target)).collect();
+                    for Retargeted { id, .. } in net.server.set_targets(&wanted, &mut net.out) {
+                        let job_id = net.ids.allocate();
+                        net.server.renew_jobs(id, job_id, MIN_NTIME, &mut net.out);
+                        net.jobs.push((job_id, job(job_id, 20)));
+                    }
+                },
+                13 => if grouping != Grouping::None {
+                    net.server.set_grouping([Grouping::Named, Grouping::Broadcast][usize::from(value % 2)]);
+                    net.server.regroup(&mut net.out);
                 },
                 _ => if let Some(at) = client {
                     let client = &mut net.clients[at];

@@ -91,7 +91,7 @@ fn each_bad_request_has_its_code() {
 #[test]
 fn the_extranonce_is_granted_as_it_is_asked_for() {
     let (mut sim, _) = Sim::working("");
-    for (asked, granted) in [(0, 1), (1, 1), (2, 2), (7, 7), (16, 16)] {
+    for (asked, granted) in [(0, 0), (1, 1), (2, 2), (7, 7), (16, 16)] {
         let peer = sim.miner(0);
         let request =
             OpenExtendedMiningChannel { min_extranonce_size: asked, ..open_extended(1, "a") };

@@ -3,8 +3,8 @@
 use adit_mining::{Change, ClientChannel, ClientChannels, Job, NonceScan, Target};
 use adit_sv2::codec::{B032, Str0255};
 use adit_sv2::messages::mining::{
-    CloseChannel, Mining, OpenExtendedMiningChannel, SubmitSharesExtended, SubmitSharesStandard,
-    UpdateChannel,
+    CloseChannel, Mining, OpenExtendedMiningChannel, OpenStandardMiningChannel,
+    SubmitSharesExtended, SubmitSharesStandard, UpdateChannel,
 };
 use adit_transport::PeerId;
 use proptest::prelude::*;
@@ -17,6 +17,8 @@ struct Proxy {
     peer: PeerId,
     channels: ClientChannels,
     next_request: u32,
+    /// What is said of the next channels.
+    hash_rate: f32,
     heard: Vec<(&'static str, u32)>,
 }
 
@@ -26,6 +28,7 @@ impl Proxy {
             peer: sim.miner(flags),
             channels: ClientChannels::default(),
             next_request: 1,
+            hash_rate: 10.0,
             heard: Vec::new(),
         }
     }
@@ -35,11 +38,20 @@ impl Proxy {
         self.collect(sim);
         let request_id = self.next_request;
         self.next_request += 1;
+        let nominal_hash_rate = self.hash_rate;
         match extranonce_size {
-            0 => sim.send(self.peer, Link::Miner, &open_standard(request_id, "a.b")),
+            0 => {
+                let open = open_standard(request_id, "a.b");
+                let open = OpenStandardMiningChannel { nominal_hash_rate, ..open };
+                sim.send(self.peer, Link::Miner, &open);
+            }
             size => {
                 let open = open_extended(request_id, "a.b");
-                let open = OpenExtendedMiningChannel { min_extranonce_size: size, ..open };
+                let open = OpenExtendedMiningChannel {
+                    min_extranonce_size: size,
+                    nominal_hash_rate,
+                    ..open
+                };
                 sim.send(self.peer, Link::Miner, &open);
             }
         }
@@ -176,7 +188,8 @@ fn each_extranonce_size_has_its_group() {
     sim.tip(tp, 0, 2, 2);
     let heard = proxy.listen(&mut sim);
     assert_eq!(heard.len(), 2 * 3);
-    assert!(heard.iter().all(|(_, id)| groups.contains(id)));
+    // The only member of a group is addressed itself: it may be one that does not listen to groups.
+    assert!(heard.iter().all(|(_, id)| groups[..2].contains(id) || *id == ids[4]));
     proxy.mine(&mut sim);
 }
 
@@ -222,12 +235,12 @@ fn a_member_that_differs_is_told_alone_until_the_next_tip() {
 fn closing_a_group_closes_its_members_and_no_other() {
     let (mut sim, tp) = Sim::working("");
     let mut proxy = Proxy::new(&mut sim, 0);
-    let ids = [8, 8, 4].map(|size| proxy.open(&mut sim, size));
+    let ids = [8, 8, 4, 4].map(|size| proxy.open(&mut sim, size));
     proxy.listen(&mut sim);
     let group = proxy.group(ids[0]);
     let close = CloseChannel { channel_id: group, reason_code: Str0255::cut("done") };
     sim.send(proxy.peer, Link::Miner, &close);
-    assert_eq!(sim.engine.core.channels, 1);
+    assert_eq!(sim.engine.core.channels, 2);
     sim.tip(tp, 0, 2, 2);
     let other = proxy.group(ids[2]);
     let heard: Vec<_> = {
@@ -270,6 +283,90 @@ fn clients_that_do_not_listen_to_groups_are_told_one_by_one() {
     let heard = proxy.listen(&mut sim);
     assert!(heard.len() == 4 && heard.iter().all(|(_, id)| ids.contains(id)), "{heard:?}");
     proxy.mine(&mut sim);
+}
+
+/// A limit that moved is one message for all who are at it, and so is the job that brings it into force.
+#[test]
+fn a_limit_that_moves_is_told_to_the_group() {
+    const SET: &str = "SetTarget";
+    for grouped in [true, false] {
+        let (mut sim, tp) = Sim::working(&format!("mining.group_channels = {grouped}"));
+        let mut proxy = Proxy::new(&mut sim, 0);
+        // As easy as the pool allows.
+        proxy.hash_rate = 0.01;
+        let ids = [8, 8, 0].map(|size| proxy.open(&mut sim, size));
+        proxy.hash_rate = 100.0;
+        let other = proxy.open(&mut sim, 4);
+        proxy.listen(&mut sim);
+        let group = proxy.group(ids[0]);
+        sim.reload(|config| config.shares.min_hashrate = 5.0);
+        sim.pass(std::time::Duration::from_secs(1));
+        let heard = proxy.listen(&mut sim);
+        match grouped {
+            true => assert_eq!(heard, [(SET, group), (NEW, group)]),
+            false => assert_eq!(heard.iter().filter(|(name, _)| *name == SET).count(), 3),
+        }
+        let hashes = |proxy: &Proxy, id| {
+            proxy.channels.get(id).unwrap().active().unwrap().target.expected_hashes()
+        };
+        assert_eq!(ids.map(|id| hashes(&proxy, id)), [50; 3], "of the live job");
+        assert_eq!(hashes(&proxy, other), 1_000);
+        proxy.mine(&mut sim);
+        assert_eq!(sim.engine.core.metrics.set_targets_count(), 3);
+
+        // A tip whose blocks are easier: nobody's shares are harder than they.
+        let mut strong = Proxy::new(&mut sim, 0);
+        strong.hash_rate = 1e12;
+        let ids = [8, 8].map(|size| strong.open(&mut sim, size));
+        let group = strong.group(ids[0]);
+        strong.listen(&mut sim);
+        let block = |nbits| Target::from_nbits(nbits).unwrap().expected_hashes();
+        assert_eq!(hashes(&strong, ids[0]), block(sim.nbits));
+        sim.nbits = 0x1f03_ffff;
+        sim.tip(tp, 0, 2, 2);
+        strong.listen(&mut sim);
+        sim.pass(std::time::Duration::from_secs(1));
+        let heard = strong.listen(&mut sim);
+        match grouped {
+            true => assert_eq!(heard, [(SET, group), (NEW, group)]),
+            false => assert_eq!(heard.len(), 4),
+        }
+        assert_eq!(ids.map(|id| hashes(&strong, id)), [block(sim.nbits); 2]);
+        strong.mine(&mut sim);
+    }
+}
+
+#[test]
+fn groups_may_be_addressed_from_one_moment_to_the_next() {
+    let (mut sim, tp) = Sim::working("shares.vardiff = false\nmining.group_channels = false");
+    let mut proxy = Proxy::new(&mut sim, 0);
+    let mut device = Proxy::new(&mut sim, 1);
+    let ids = [8, 8].map(|size| proxy.open(&mut sim, size));
+    let group = proxy.group(ids[0]);
+    let id = device.open(&mut sim, 0);
+    proxy.listen(&mut sim);
+    device.listen(&mut sim);
+    // A job is on its way to each channel when the switch is turned.
+    sim.template(tp, 0, 2, true, 2);
+    sim.pass(std::time::Duration::from_millis(300));
+    assert_eq!(proxy.listen(&mut sim), ids.map(|id| (NEW, id)));
+    sim.reload(|config| config.mining.group_channels = true);
+    assert!(proxy.listen(&mut sim).is_empty(), "they know their group");
+    sim.prev_hash(tp, 0, 2, 2);
+    assert_eq!(proxy.listen(&mut sim), ids.map(|id| (TIP, id)));
+    sim.tip(tp, 0, 3, 3);
+    assert_eq!(proxy.listen(&mut sim), [(NEW, group), (TIP, group)]);
+    proxy.mine(&mut sim);
+    sim.reload(|config| config.mining.group_channels = false);
+    sim.tip(tp, 0, 4, 4);
+    assert_eq!(proxy.listen(&mut sim).len(), 4);
+    proxy.mine(&mut sim);
+    // Who has no groups has none.
+    device.listen(&mut sim);
+    sim.reload(|config| config.mining.group_channels = true);
+    sim.tip(tp, 0, 5, 5);
+    assert_eq!(device.listen(&mut sim), [("NewMiningJob", id), (TIP, id)]);
+    device.mine(&mut sim);
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(super) struct Sim {
     pub(super) records: Vec<Record>,
     peers: u64,
     height: u32,
+    /// Of tips to come.
+    pub(super) nbits: u32,
     /// Frames of the last [`stored_quietly`](Self::stored_quietly).
     pub(super) said: usize,
 }
@@ -66,6 +68,7 @@ impl Sim {
             records: Vec::new(),
             peers: 0,
             height: 300,
+            nbits: NBITS,
             said: 0,
         }
     }
@@ -284,10 +287,17 @@ impl Sim {
             template_id,
             prev_hash,
             header_timestamp: self.now.unix_secs(),
-            n_bits: NBITS,
-            target: Target::from_nbits(NBITS).unwrap().to_le_bytes(),
+            n_bits: self.nbits,
+            target: Target::from_nbits(self.nbits).unwrap().to_le_bytes(),
         };
         self.send(peer, Link::TemplateProvider(index), &message);
+    }
+
+    /// The pool reads another configuration.
+    pub(super) fn reload(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        self.engine.reload(&self.config, &mut self.out);
+        self.settle();
     }
 
     /// A miner's connection, set up with these flags.
@@ -348,11 +358,12 @@ impl Sim {
             other => panic!("{other}"),
         };
         let mut rig = Rig { peer, client, nonce: 0 };
-        let names = rig.listen(self);
-        assert!(
-            names[0].ends_with("MiningJob") && names[1] == "SetNewPrevHash" && names.len() == 2,
-            "{names:?}"
-        );
+        for name in ["MiningJob", "SetNewPrevHash"] {
+            let (header, payload) = self.take_frame(peer).expect(name);
+            let (message, _) = Mining::decode(&header, &payload).unwrap();
+            assert!(message.name().ends_with(name), "{message}");
+            rig.take(&message);
+        }
         rig
     }
 }
@@ -373,6 +384,20 @@ pub(super) enum Wanted {
 }
 
 impl Rig {
+    /// Takes a message that is for it, be it by the group.
+    pub(super) fn take(&mut self, message: &Mining<'_>) {
+        match message {
+            Mining::NewMiningJob(m) => assert!(self.client.new_mining_job(m).is_ok()),
+            Mining::NewExtendedMiningJob(m) => {
+                assert!(self.client.new_extended_mining_job(m).is_ok())
+            }
+            Mining::SetNewPrevHash(m) => self.client.set_new_prev_hash(m).unwrap(),
+            Mining::SetTarget(m) => self.client.set_target(m).unwrap(),
+            Mining::SetExtranoncePrefix(m) => self.client.set_extranonce_prefix(m).unwrap(),
+            _ => {}
+        }
+    }
+
     /// Takes what was said to it; returns the names.
     pub(super) fn listen(&mut self, sim: &mut Sim) -> Vec<&'static str> {
         let mut names = Vec::new();
@@ -382,16 +407,7 @@ impl Rig {
             }
             let (message, _) = Mining::decode(header, payload).unwrap();
             names.push(message.name());
-            match message {
-                Mining::NewMiningJob(m) => assert!(self.client.new_mining_job(&m).is_ok()),
-                Mining::NewExtendedMiningJob(m) => {
-                    assert!(self.client.new_extended_mining_job(&m).is_ok())
-                }
-                Mining::SetNewPrevHash(m) => self.client.set_new_prev_hash(&m).unwrap(),
-                Mining::SetTarget(m) => self.client.set_target(&m).unwrap(),
-                Mining::SetExtranoncePrefix(m) => self.client.set_extranonce_prefix(&m).unwrap(),
-                _ => {}
-            }
+            self.take(&message);
             false
         });
         names
