@@ -316,7 +316,7 @@ impl Default for Channels {
     }
 }
 
-/// `[blocks]`: blocks found whose fate is not known.
+/// `[blocks]`: blocks found.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Blocks {

@@ -67,10 +67,10 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let transport = cx.metrics.register(TransportMetrics::register);
 
     let path = config.blocks.path.to_path_buf();
-    let (folder, pending) = tokio::task::spawn_blocking(move || {
+    let (folder, pending, past) = tokio::task::spawn_blocking(move || {
         let folder = Folder::open(&path)?;
-        let pending = folder.pending()?;
-        anyhow::Ok((folder, pending))
+        let (pending, past) = (folder.pending()?, folder.past());
+        anyhow::Ok((folder, pending, past))
     })
     .await?
     .context("blocks.path")?;
@@ -79,7 +79,8 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     }
     let mut entropy = [0; 4];
     getrandom::fill(&mut entropy).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
-    let engine = JdcEngine::new(&config, metrics.clone(), pending, entropy)?;
+    let mut engine = JdcEngine::new(&config, metrics.clone(), pending.clone(), entropy)?;
+    engine.recall(past, &pending);
 
     // Blocks are rare, and each is to be written. Beyond this many the disk hangs: blocks are submitted all the same, and
     // only not kept for another run.
@@ -91,7 +92,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
             // Its receiver lives as long as the role.
             order => {
                 if to_folder.try_send(order).is_err() {
-                    tracing::error!("a block is not kept: too many wait for the disk");
+                    tracing::error!("what was found is not kept: too much waits for the disk");
                 }
             }
         }
@@ -134,6 +135,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         joined?;
     }
     // No connection is left to find a block on.
+    let _ = hub.try_with(|engine, _, out| engine.remember(out));
     quiet.cancel();
     Ok(blocks.await?)
 }
@@ -151,10 +153,11 @@ async fn keep_blocks(folder: Folder, mut orders: mpsc::Receiver<Effect>, quiet: 
         let done = tokio::task::spawn_blocking(move || match order {
             Effect::Keep(block) => folder.keep(&block),
             Effect::Settled(hash) => folder.forget(&hash),
+            Effect::Remember(past) => folder.remember(&past),
             Effect::FannedOut(_) => Ok(()),
         });
         if let Ok(Err(error)) = done.await {
-            tracing::error!(%error, "blocks.path: a block would not survive our end now");
+            tracing::error!(%error, "blocks.path: what was found would not survive our end now");
         }
     }
 }

@@ -14,6 +14,7 @@ mod claim;
 mod declare;
 mod downstream;
 mod extensions;
+mod history;
 mod jds;
 mod names;
 mod open;
@@ -37,7 +38,7 @@ use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
 use crate::config::{Config, Mode, OnFailure};
 use crate::metrics::Metrics;
-use crate::store::FoundBlock;
+use crate::store::{FoundBlock, Past};
 
 pub(crate) use shares::INVALID_NAME;
 pub use status::Readiness;
@@ -46,6 +47,7 @@ use blocks::Solutions;
 use claim::Desk;
 use downstream::Miner;
 use extensions::Talks;
+use history::History;
 use provider::Provider;
 use source::Source;
 use upstream::Upstream;
@@ -72,6 +74,8 @@ pub enum Effect {
     Keep(Box<FoundBlock>),
     /// The block with this hash is in the chain or overtaken.
     Settled([u8; 32]),
+    /// Keep this over a restart, instead of what was to be kept before.
+    Remember(Box<Past>),
 }
 
 /// The job declarator client.
@@ -97,6 +101,7 @@ struct Core {
     source_since: Option<Instant>,
     desk: Desk,
     solutions: Solutions,
+    history: History,
     talks: Talks,
     /// Workers that are told apart by the names in their shares.
     names: usize,
@@ -213,6 +218,7 @@ impl JdcEngine {
                 source_since: None,
                 desk: Desk::default(),
                 solutions: Solutions::new(pending),
+                history: History::default(),
                 talks: Talks::default(),
                 names: 0,
                 channels: 0,
@@ -272,6 +278,7 @@ impl Engine for JdcEngine {
         self.settle(now, out);
         self.acknowledge_due(now, out);
         self.core.solutions.tick(&self.core.providers, now, out);
+        self.core.history.tick(now, out);
         let due = self.next_scan.is_none_or(|due| now.instant >= due);
         if due || std::mem::take(&mut self.core.scan_now) {
             self.next_scan = Some(now.instant + SCAN_INTERVAL);

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use adit_mining::{Share, Solution};
+use adit_mining::{BlockHash, Share, Solution};
 use adit_sv2::codec::B064K;
 use adit_sv2::messages::template_distribution::SubmitSolution;
 use adit_transport::{Now, Outbox};
 
 use super::channel::Channel;
+use super::history::History;
 use super::provider::Provider;
 use super::{Core, Effect};
 use crate::metrics::Metrics;
-use crate::store::FoundBlock;
+use crate::store::{BlockRecord, BlockState, FoundBlock, JobOrigin, coinbase_height};
 
 /// The protocol has no answer to `SubmitSolution`, so it is repeated; a template provider that has it takes no harm.
 const RESEND_INTERVAL: Duration = Duration::from_secs(10);
@@ -49,10 +50,21 @@ impl Core {
     ) {
         self.metrics.block("found");
         let (hash, identity) = (solution.hash, worker);
-        let template = channel.set_id(share).and_then(|id| self.desk.template_of(id));
-        let Some((provider, template_id)) = template else {
+        let key = channel.set_id(share).and_then(|id| self.desk.key_of(id));
+        let pool = key.and_then(|key| key.for_whom.upstream());
+        let pool = pool.map(|index| self.upstreams[index].name().to_owned());
+        let Some((provider, template_id)) = key.and_then(|key| key.template) else {
             // A job of the pool's own, which submits it.
-            return tracing::info!(%hash, identity, "block found on a job of the pool");
+            tracing::info!(%hash, identity, "block found on a job of the pool");
+            return self.history.block(BlockRecord {
+                hash: hash.to_string(),
+                height: coinbase_height(&solution.coinbase_tx),
+                found_unix_ms: now.unix_ms,
+                identity: identity.to_owned(),
+                for_whom: pool.unwrap_or_default(),
+                job: JobOrigin::Template,
+                state: BlockState::Pool,
+            });
         };
         tracing::info!(%hash, identity, "block found");
         let block = FoundBlock {
@@ -60,6 +72,7 @@ impl Core {
             prev_hash: solution.header.prev_hash.to_vec(),
             found_unix_ms: now.unix_ms,
             identity: identity.to_owned(),
+            pool,
             template_provider: self.providers[provider].name.clone(),
             template_id,
             version: solution.header.version,
@@ -69,12 +82,15 @@ impl Core {
         };
         let mut pending = Pending { block: block.clone(), sent: None, tips_since: 0 };
         pending.submit(&self.providers, now, out);
+        let mut record = BlockRecord::submitted(&block);
         if self.solutions.add(pending) {
             // After what must not be late.
             out.effect(Effect::Keep(Box::new(block)));
         } else {
             self.metrics.block("rival");
+            record.state = BlockState::Rival;
         }
+        self.history.block(record);
     }
 }
 
@@ -123,9 +139,12 @@ impl Solutions {
         &mut self,
         hash: &[u8; 32],
         counts: bool,
+        history: &mut History,
         metrics: &Metrics,
         out: &mut Outbox<Effect>,
     ) {
+        // One of those that nobody looks after.
+        history.settle(&BlockHash(*hash).to_string(), BlockState::Accepted);
         self.pending.retain_mut(|pending| {
             let name = pending.block.display_hash();
             if pending.block.hash == hash {
@@ -139,6 +158,7 @@ impl Solutions {
                 }
                 tracing::warn!(hash = name, "block was overtaken");
                 metrics.block("overtaken");
+                history.settle(&name, BlockState::Overtaken);
             }
             out.effect(Effect::Settled(pending.hash()));
             false

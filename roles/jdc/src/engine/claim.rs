@@ -269,9 +269,9 @@ impl Desk {
         self.claims.iter_mut().rev().find(|claim| claim.id == id)
     }
 
-    /// The provider of a claim's template, and its id there.
-    pub(super) fn template_of(&self, id: u32) -> Option<(usize, u64)> {
-        self.claims.iter().rev().find(|claim| claim.id == id)?.key.template
+    /// Whose a claim is.
+    pub(super) fn key_of(&self, id: u32) -> Option<Key> {
+        Some(self.claims.iter().rev().find(|claim| claim.id == id)?.key)
     }
 
     /// The claim that is being declared to this upstream with this request.

@@ -1,7 +1,7 @@
 //! Workers' names in shares (extension 0x0002): asked for at a pool by extension 0x0001, taken from proxies below us, and
 //! in every share for a pool that takes them. To the pool all miners are one channel, so nothing else tells them apart.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -159,6 +159,12 @@ impl Names {
         self.0.insert(name.into(), worker.clone());
         *in_all += 1;
         worker
+    }
+
+    /// Each worker once.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        let workers: BTreeSet<&str> = self.0.values().map(|worker| &**worker).collect();
+        workers.into_iter()
     }
 
     pub(super) fn len(&self) -> usize {

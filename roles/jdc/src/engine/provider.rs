@@ -287,7 +287,8 @@ impl Core {
                 }
                 let news = known != Some(message.prev_hash);
                 let counts = self.provider == Some(index) && news;
-                self.solutions.new_tip(&message.prev_hash, counts, &self.metrics, out);
+                let (solutions, history) = (&mut self.solutions, &mut self.history);
+                solutions.new_tip(&message.prev_hash, counts, history, &self.metrics, out);
             }
             TemplateDistribution::RequestTransactionDataSuccess(message) => {
                 self.transaction_data(index, &message);

@@ -118,9 +118,10 @@ impl Miner {
                 (rejected.block, rejected.block.is_some(), Some(rejected.error))
             }
         };
+        let good = refused.is_none();
+        let worker = channel.names.worker(*name, &channel.identity, good, &mut core.names);
+        core.history.share(&worker, hash.as_ref().filter(|_| good), now);
         if let Some(hash) = hash {
-            let good = refused.is_none();
-            let worker = channel.names.worker(*name, &channel.identity, good, &mut core.names);
             let prefix = *channel.server.extranonce_prefix();
             let claim_id = channel.set_id(share);
             let onward = |extranonce| Onward {

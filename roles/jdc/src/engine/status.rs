@@ -1,5 +1,7 @@
 //! What the job declarator client tells about itself.
 
+use std::collections::BTreeMap;
+
 use adit_mining::channel::ChannelKind;
 use adit_mining::{BlockHash, target::work_to_difficulty};
 use adit_transport::{Now, PeerId};
@@ -14,6 +16,8 @@ use super::upstream::Upstream;
 
 /// Channels that `/status` lists; the rest is counted.
 const MAX_CHANNELS_SHOWN: usize = 500;
+/// Workers that it lists, the strongest first.
+const MAX_WORKERS_SHOWN: usize = 500;
 
 /// What is missing for miners to have work that is worth something.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -70,6 +74,7 @@ impl JdcEngine {
         let channels = self.miners.iter().flat_map(|(peer, miner)| {
             miner.channels.iter().map(move |channel| channel.status(*peer, miner, now))
         });
+        let workers = self.workers(now);
         json!({
             "source": core.source.map_or("none", Source::label),
             "template_providers": providers.collect::<Vec<_>>(),
@@ -80,8 +85,44 @@ impl JdcEngine {
             "channels_waiting_for_work": self.miners.values().map(|miner| miner.held.len()).sum::<usize>(),
             "hashrate": core.desk.hash_rate,
             "channels": channels.take(MAX_CHANNELS_SHOWN).collect::<Vec<_>>(),
+            "workers_count": workers.len(),
+            "workers": workers.iter().take(MAX_WORKERS_SHOWN).collect::<Vec<_>>(),
             "pending_blocks": core.solutions.len(),
+            "blocks": core.history.blocks().collect::<Vec<_>>(),
         })
+    }
+
+    /// Every worker with an open channel, the strongest first.
+    fn workers(&self, now: Now) -> Vec<Value> {
+        // How many channels, and hashes per second where a channel is all theirs.
+        let mut sums = BTreeMap::<&str, (usize, Option<f64>)>::new();
+        for channel in self.miners.values().flat_map(|miner| miner.channels.iter()) {
+            for worker in channel.names.iter() {
+                sums.entry(worker).or_default().0 += 1;
+            }
+            if channel.names.len() == 0 {
+                let (channels, hash_rate) = sums.entry(&channel.identity).or_default();
+                *channels += 1;
+                *hash_rate = Some(hash_rate.unwrap_or(0.0) + channel.hash_rate());
+            }
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_by(|(_, (_, a)), (_, (_, b))| b.unwrap_or(0.0).total_cmp(&a.unwrap_or(0.0)));
+        let each = sums.into_iter().map(|(identity, (channels, hash_rate))| {
+            let tally = self.core.history.tally(identity);
+            let last = tally.filter(|tally| tally.accepted > 0).map(|tally| tally.last_unix_ms);
+            json!({
+                "identity": identity,
+                "channels": channels,
+                "hashrate": hash_rate,
+                "accepted": tally.map_or(0, |tally| tally.accepted),
+                "rejected": tally.map_or(0, |tally| tally.rejected),
+                "best_difficulty": tally.map_or(0.0, |tally| tally.best),
+                "best_unix_ms": tally.map(|tally| tally.best_unix_ms),
+                "last_share_age_seconds": last.map(|at| now.unix_ms.saturating_sub(at) / 1_000),
+            })
+        });
+        each.collect()
     }
 }
 

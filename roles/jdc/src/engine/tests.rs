@@ -2,6 +2,7 @@
 
 mod declaring;
 mod failing;
+mod history;
 mod miners;
 mod names;
 mod odd;

@@ -322,6 +322,7 @@ fn blocks_of_a_former_run_are_submitted_to_their_provider() {
         prev_hash: vec![4; 32],
         found_unix_ms: 1,
         identity: String::new(),
+        pool: None,
         template_provider: "tp:1".to_owned(),
         template_id: 77,
         version: 1,

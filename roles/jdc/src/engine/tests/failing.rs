@@ -277,6 +277,10 @@ fn the_pools_own_jobs_where_that_is_wanted() {
     assert!(miner.read(&sim));
     miner.share(&mut sim);
     assert_eq!(sim.shares(0, from)[1].0, 501);
+    miner.block(&mut sim);
+    let block = sim.status()["blocks"][0].clone();
+    let said = ["state", "job", "for", "identity"].map(|key| block[key].as_str().unwrap());
+    assert_eq!(said, ["pool", "template", "pool0:1", "worker"]);
     mines(&mut sim, &mut miner);
     sim.manners[0].refuses_declarations = None;
     sim.pass(Duration::from_secs(6));

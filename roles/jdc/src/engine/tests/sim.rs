@@ -550,6 +550,10 @@ impl Sim {
         each.collect()
     }
 
+    pub(super) fn status(&self) -> serde_json::Value {
+        self.engine.status(self.now)
+    }
+
     pub(super) fn tokens_asked(&self, index: usize) -> usize {
         self.payloads(Link::Jds(index), AllocateMiningJobToken::TYPE, 0).len()
     }
