@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ use adit_sv2::noise::{
     ACT1_LEN, ACT2_LEN, Initiator, Responder, ResponderIdentity, SEALED_HEADER_LEN, Sealer,
     Validity,
 };
-use adit_test_env::bitcoind::{coins_of, split};
+use adit_test_env::bitcoind::{coins_of, spawn_tied, split, tied};
 use adit_test_env::harness::{
     self, Endpoint, LinePeer, Role, Setup, Stack, Sv2Peer, eventually, program, read_to_end,
 };
@@ -879,6 +879,47 @@ fn servers_that_say_nonsense() {
     for miner in &stack.miners {
         let status = miner.status().unwrap();
         assert_eq!(status["state"]["connections"][0]["reconnects"], 0, "{status:#}");
+    }
+}
+
+/// The log goes to a pipe that nobody empties, of 64 KiB, which a few hundred connections fill.
+#[test]
+fn a_log_that_nobody_reads() {
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, harness::free_port().unwrap()));
+    let nobody =
+        Endpoint { addr, key: Some(AuthoritySecretKey::from_entropy([7; 32]).unwrap().public()) };
+    let mut role = Setup::translator(&nobody).set("log", "level", "trace").start().unwrap();
+    role.kill9().unwrap();
+    let mut command = tied(program("translator").unwrap());
+    command.args(["run", "-c"]).arg(role.dir().join("config.toml")).stderr(Stdio::piped());
+    let mut translator = Ended(spawn_tied(command).unwrap());
+    let _unread = translator.0.stderr.take().unwrap();
+    let addr = role.endpoint().addr;
+    eventually(SOON, "it listens", || TcpStream::connect(addr).is_ok());
+    let dropped = || role.metrics().unwrap().sum("adit_log_lines_dropped_total", &[]) > 0.0;
+    let mut miners = 0;
+    while !dropped() {
+        assert!(miners < 20_000, "nothing of the log was dropped");
+        for _ in 0..500 {
+            let mut miner = TcpStream::connect(addr).unwrap();
+            miner.set_read_timeout(Some(SOON)).unwrap();
+            miner
+                .write_all(b"{\"id\":1,\"method\":\"mining.configure\",\"params\":[[],{}]}\n")
+                .unwrap();
+            // From under the lock that every connection needs.
+            assert!(miner.read(&mut [0; 512]).unwrap() > 0);
+            miners += 1;
+        }
+    }
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

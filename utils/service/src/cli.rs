@@ -132,7 +132,7 @@ fn dispatch<R: Role>(
         }
         Some((name, matches)) => {
             let log = Log { level: "warn".to_owned(), ..Log::default() };
-            logs::start(&log, rust_log(env)?);
+            let _logs = logs::start(&log, rust_log(env)?);
             return Ok(run::in_runtime(R::run_extra(name, matches))?);
         }
     }
@@ -141,7 +141,7 @@ fn dispatch<R: Role>(
 
 fn run_role<R: Role>(matches: &ArgMatches, env: &[(OsString, OsString)]) -> Result<(), Failure> {
     let config = checked::<R>(matches, env)?;
-    logs::start(config.log(), rust_log(env)?);
+    let _logs = logs::start(config.log(), rust_log(env)?);
     let (matches, env) = (matches.clone(), env.to_vec());
     let load = move || {
         checked::<R>(&matches, &env).map_err(|failure| match failure {

@@ -15,6 +15,7 @@ use prometheus_client::{
 };
 
 use crate::context::Readiness;
+use crate::logs;
 
 /// The registry of a role, shared. Every name registered in it gets `adit_` before it.
 #[derive(Clone)]
@@ -179,6 +180,14 @@ impl Collector for Process {
                 MetricType::Counter,
             )?)?;
         }
+        let help = "Lines of the log that were dropped because its reader did not keep up";
+        let counter = ConstCounter::new(logs::dropped());
+        counter.encode(encoder.encode_descriptor(
+            "log_lines_dropped",
+            help,
+            None,
+            MetricType::Counter,
+        )?)?;
         Ok(())
     }
 }

@@ -62,7 +62,7 @@ where
         eprintln!("adit-{name}: log level: {message}");
         return ExitCode::from(MISUSE);
     }
-    logs::start(log, rust_log.as_deref());
+    let _logs = logs::start(log, rust_log.as_deref());
     match to_the_end(name, until_signal(start_program(name, http, run), false)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(()) => ExitCode::FAILURE,

@@ -60,6 +60,9 @@ impl Admission {
 
 impl Counts {
     fn admit(&mut self, key: IpAddr, now: Instant) -> Result<(), CloseReason> {
+        if self.addresses.len() >= self.sweep_at {
+            self.forget(now);
+        }
         let (limits, ban) = (*self.limits.of(key), self.limits.ban);
         let new = Address { open: 0, tokens: limits.burst as f32, at: now, banned: None };
         let address = self.addresses.entry(key).or_insert(new);
@@ -79,16 +82,18 @@ impl Counts {
         }
         address.open += 1;
         self.open += 1;
-        if self.addresses.len() >= self.sweep_at {
-            let limits = &self.limits;
-            self.addresses.retain(|key, address| {
-                let limits = limits.of(*key);
-                address.fill(limits, now);
-                address.open > 0 || address.tokens < limits.burst as f32 || address.is_banned(now)
-            });
-            self.sweep_at = REMEMBERED.max(2 * self.addresses.len());
-        }
         Ok(())
+    }
+
+    /// Forgets addresses of which nothing is known that a new one would not have.
+    fn forget(&mut self, now: Instant) {
+        let limits = &self.limits;
+        self.addresses.retain(|key, address| {
+            let limits = limits.of(*key);
+            address.fill(limits, now);
+            address.open > 0 || address.tokens < limits.burst as f32 || address.is_banned(now)
+        });
+        self.sweep_at = REMEMBERED.max(2 * self.addresses.len());
     }
 }
 
@@ -202,5 +207,19 @@ mod tests {
         assert!(counts.addresses.len() <= REMEMBERED, "{}", counts.addresses.len());
         assert!(counts.addresses.contains_key(&kept.address));
         assert_eq!(counts.open, 1);
+    }
+
+    #[test]
+    fn addresses_that_find_it_full_are_forgotten_too() {
+        let limits = AddressLimits { connections: 1, burst: 1, per_second: 1.0 };
+        let (admission, start) = (admission(1, limits), Instant::now());
+        let _kept = admission.admit(ip("198.51.100.1"), start).unwrap();
+        for i in 0..50_000u32 {
+            let address = IpAddr::V4((0x0a00_0000 + i).into());
+            let now = start + Duration::from_millis(u64::from(i));
+            assert_eq!(admission.admit(address, now).unwrap_err(), CloseReason::TooManyConnections);
+        }
+        let known = admission.lock().addresses.len();
+        assert!(known <= REMEMBERED, "{known}");
     }
 }
