@@ -15,7 +15,7 @@ use adit_sv2::messages::mining::{
     self, CloseChannel, Mining, OpenExtendedMiningChannel, OpenStandardMiningChannel,
     REQUIRES_STANDARD_JOBS, SubmitSharesExtended, SubmitSharesStandard,
 };
-use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, Tlv, USER_IDENTITY_LIMIT, WORKER_HASHRATE_TRACKING};
+use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, Tlv, WORKER_HASHRATE_TRACKING, worker_name};
 use adit_transport::{Now, Outbox, PeerId};
 
 use crate::engine::{Effect, News};
@@ -196,7 +196,7 @@ impl Sv2 {
                     version,
                     extranonce,
                 };
-                let worker = worker(&self.options.users[miner]);
+                let worker = worker_name(&self.options.users[miner]);
                 match Tlv::user_identity(worker.as_bytes()) {
                     Ok(tlv) if self.names_workers => out.send_tlv(peer, &share, &[tlv]),
                     _ => out.send(peer, &share),
@@ -548,14 +548,6 @@ fn root(active: &ActiveWork<'_>, extranonce_size: usize) -> Option<Root> {
         coinbase_suffix: coinbase.suffix().to_vec(),
         merkle_path: active.job.merkle_path().to_vec(),
     })
-}
-
-/// The worker's name as extension 0x0002 carries it: what follows the account, the whole identity where there is no
-/// account, cut to what fits.
-pub(crate) fn worker(user: &str) -> &str {
-    let name = user.split_once('.').map_or(user, |(_, worker)| worker);
-    let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
-    &name[..ends.take_while(|end| *end <= USER_IDENTITY_LIMIT).last().unwrap_or(0)]
 }
 
 /// The channel or group that a message is for, of those that groups are sent.

@@ -603,17 +603,3 @@ fn without_the_extension_it_goes_on() {
     bench.receive(&ChannelEndpointChanged { channel_id: 5 });
     assert!(bench.said().is_empty());
 }
-
-#[test]
-fn workers_names_fit() {
-    for (user, name) in [
-        ("alice.rig1", "rig1"),
-        ("alice.rack.2", "rack.2"),
-        ("alice", "alice"),
-        ("", ""),
-        ("a.0123456789abcdef0123456789abcdeXYZ", "0123456789abcdef0123456789abcdeX"),
-        ("a.0123456789abcdef0123456789abcdeäZ", "0123456789abcdef0123456789abcde"),
-    ] {
-        assert_eq!(sv2::worker(user), name);
-    }
-}
