@@ -124,6 +124,70 @@ fn main() {
     let listed: Vec<u8> = transactions.iter().flat_map(|raw| parts(raw, &[])).collect();
     write("jd_transaction", "two", &listed);
 
+    // The first byte says in what pieces the rest comes; behind each header is something else.
+    for (at, line) in [
+        "PROXY TCP4 192.0.2.7 198.51.100.1 56324 34255\r\n",
+        "PROXY TCP6 2001:db8::7 2001:db8::1 5 65535\r\n",
+        "PROXY UNKNOWN\r\n",
+        "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n",
+        "PROXY TCP4 192.0.2.7 198.51.100.1 056324 70000\r\n",
+        "10.0.0.0/8",
+        "2001:db8::/32",
+        "{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[]}\n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let behind = if line.ends_with('\n') { "{\"id\":1" } else { "" };
+        let bytes = [&[at as u8 * 5], line.as_bytes(), behind.as_bytes()].concat();
+        write("transport_proxy", &format!("line-{at}"), &bytes);
+    }
+    // Version and command, family, length of the body.
+    for (at, [version_command, family, length]) in [
+        [0x21, 0x11, 12],
+        [0x21, 0x11, 19],
+        [0x21, 0x11, 11],
+        [0x21, 0x12, 12],
+        [0x21, 0x21, 36],
+        [0x21, 0x31, 216],
+        [0x20, 0x00, 0],
+        [0x11, 0x11, 12],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut bytes = vec![0xff];
+        bytes.extend(b"\r\n\r\n\0\r\nQUIT\n");
+        bytes.extend([version_command, family, 0, length]);
+        let mut body: Vec<u8> = (0..length).collect();
+        if length == 19 {
+            // A field of four bytes behind the addresses.
+            body[12..].copy_from_slice(&[4, 0, 4, 0, 0, 0, 0]);
+        }
+        bytes.extend(body);
+        bytes.extend(b"{");
+        write("transport_proxy", &format!("binary-{at}"), &bytes);
+    }
+
+    // Roles in the order of the target; with the highest bit the rest is the file as it is, with the next one the
+    // environment has it.
+    for (role, name) in ["pool", "translator", "jds", "jdc", "template-provider", "explorer"]
+        .into_iter()
+        .enumerate()
+    {
+        let example =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../roles/{name}/example.toml"));
+        let keys: String = fs::read_to_string(example)
+            .unwrap()
+            .lines()
+            .filter(|line| !line.is_empty() && (!line.starts_with('#') || line.contains(" = ")))
+            .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line)))
+            .collect();
+        write("config", &format!("{name}-file"), &[&[0x80 | role as u8], keys.as_bytes()].concat());
+        write("config", name, &[role as u8]);
+        write("config", &format!("{name}-environment"), &[0x40 | role as u8]);
+    }
+
     let key = adit_sv2::keys::AuthoritySecretKey::from_entropy([1; 32]).unwrap();
     let public = key.public().to_string();
     write("sv2_keys", "public", public.as_bytes());
