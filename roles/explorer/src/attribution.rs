@@ -182,10 +182,11 @@ impl Signs {
             Some(leaf) => (leaf.role, &record.worker),
             None => (record.role, &record.worker),
         };
-        // A prefix that only a server knows leads on by the miner's name.
-        let end = match leaf {
-            Some(_) => self.nearest(worker, end, world, topology),
-            None => end,
+        // A prefix that only a server knows leads on by the miner's name, and so does a record whose prefix was another
+        // then: a JDC's own, while it worked for another pool or for none.
+        let end = match worker.is_empty() {
+            false => self.nearest(worker, end, world, topology),
+            true => end,
         };
         let mut path = topology.path(end);
         if path.is_empty() {

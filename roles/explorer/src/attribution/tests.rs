@@ -36,6 +36,10 @@ fn world() -> World {
         json!({
             "upstreams": [{ "in_use": true, "extranonce_prefix": "0777" }],
             "channels": [{ "identity": "home.rig", "extranonce_prefix": "000001", "extranonce_size": 2 }],
+            "blocks": [
+                { "hash": "earlier", "identity": "home.rig", "for": "solo", "job": "custom", "state": "accepted" },
+                { "hash": "gone", "identity": "home.other", "for": "solo", "job": "custom", "state": "accepted" },
+            ],
         }),
         json!({ "miners": [{ "user": "lab.sv1", "extranonce1": "00000001", "channel": { "extranonce_prefix": "01000002" } }] }),
         json!({ "connections": [{ "user": "lab.sv1", "extranonce_prefixes": ["0100000200000001"] }] }),
@@ -78,6 +82,8 @@ fn blocks_are_traced_to_their_miner() {
         ("unseen", "0100000155"),
         ("solo", "0777000001aacc"),
         ("strange", "ff"),
+        ("earlier", "9999000001aacc"),
+        ("gone", "9999000002aacc"),
     ]);
     assert!(attribute(index.newest_mut(), &world, &topology));
     let found = |height: u32| index.at(height).unwrap().found_by.clone();
@@ -97,6 +103,12 @@ fn blocks_are_traced_to_their_miner() {
     assert_eq!(found(4).worker.as_deref(), Some("home.rig"));
     // Submitted here, but nobody's that is known.
     assert!(!found(5).is_known());
+    // The JDC remembers whose its solo blocks were, whatever stands before its extranonces now.
+    assert_eq!(found(6).path, ["jdc", "rig"]);
+    assert_eq!(found(6).worker.as_deref(), Some("home.rig"));
+    assert!(found(6).declared);
+    assert_eq!(found(7).path, ["jdc"]);
+    assert_eq!(found(7).worker.as_deref(), Some("home.other"));
 
     // What was known stays when a role forgets or goes.
     let nothing = World::new(&[]);
