@@ -204,6 +204,9 @@ mod tests {
         assert_eq!(sequence, Some(Field::CoinbaseTxInputSequence));
         let outputs = said(|job| job.coinbase_tx_outputs = B064K::new(&[0]).unwrap());
         assert_eq!(outputs, Some(Field::CoinbaseTxOutputs));
+        let swapped = Parts::new(&[witness_commitment(), pool_output(50)]);
+        let swapped = same(&swapped.parse().unwrap(), &path, |_| {});
+        assert_eq!(declared.check(&swapped), Err(Field::CoinbaseTxOutputs), "in another order");
         assert_eq!(said(|job| job.coinbase_tx_locktime ^= 1), Some(Field::CoinbaseTxLocktime));
         assert_eq!(said(|job| job.merkle_path = Seq0255::default()), Some(Field::MerklePath));
         let forged = Commitment { hash: [0; 32], ..declared };

@@ -1,0 +1,213 @@
+//! Sentences of the specification about what roles say to one another, seen between real roles (docs/conformance.md).
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::time::Duration;
+
+use adit_sv2::codec::Str0255;
+use adit_sv2::messages::AnyMessage;
+use adit_sv2::messages::common::{Common, PROTOCOL_MINING, SetupConnection};
+use adit_sv2::messages::job_declaration::JobDeclaration;
+use adit_sv2::messages::mining::{Mining, OpenExtendedMiningChannel, REQUIRES_VERSION_ROLLING};
+use adit_test_env::bitcoind::{self, Bitcoind};
+use adit_test_env::harness::{self, Role, Setup, Sv2Peer};
+use adit_test_env::sniffer::{Direction, Reading, Record, Sniffer};
+use bitcoin::consensus::{deserialize, serialize};
+use bitcoin::{Amount, Transaction, TxOut};
+
+/// On a machine busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
+
+fn sniffer(server: &Role) -> Sniffer {
+    let endpoint = server.endpoint();
+    Sniffer::noise(endpoint.addr, endpoint.key.unwrap()).unwrap()
+}
+
+/// A transaction that is worth a new template.
+fn send_fees(node: &Bitcoind) {
+    let coin = &node.coins().unwrap()[0];
+    node.send(&[bitcoind::split(coin, 2, Amount::from_sat(50_000)).unwrap()]).unwrap();
+}
+
+/// The message of a record, in which a mining message is expected.
+fn mining<T>(record: &Record, read: impl FnOnce(Mining<'_>) -> Option<T>) -> T {
+    let Ok((AnyMessage::Mining(message), _)) = record.message() else { panic!("{record}") };
+    read(message).unwrap_or_else(|| panic!("{record}"))
+}
+
+/// 5.3.1: a client that rolls versions has no job that forbids it.
+#[test]
+fn who_needs_to_roll_versions_may() {
+    let node = harness::regtest().unwrap();
+    let provider = Setup::template_provider(&node).start().unwrap();
+    let pool = Setup::pool(&provider.endpoint()).start().unwrap();
+    pool.wait_ready(SOON).unwrap();
+    let endpoint = pool.endpoint();
+    let mut peer = Sv2Peer::connect(&endpoint).unwrap();
+    peer.send(&Sv2Peer::setup_connection(PROTOCOL_MINING, REQUIRES_VERSION_ROLLING)).unwrap();
+    let answer = peer.wait_for("SetupConnection.Success", SOON).unwrap();
+    let Ok((AnyMessage::Common(Common::SetupConnectionSuccess(answer)), _)) = answer.message()
+    else {
+        panic!("{answer}")
+    };
+    assert_eq!(answer.flags, 0, "no fixed version");
+    peer.send(&OpenExtendedMiningChannel {
+        request_id: 1,
+        user_identity: Str0255::cut("a.b"),
+        nominal_hash_rate: 1e3,
+        max_target: [0xff; 32],
+        min_extranonce_size: 8,
+    })
+    .unwrap();
+    let allowed = |record: Record| {
+        mining(&record, |message| match message {
+            Mining::NewExtendedMiningJob(job) => {
+                Some((job.min_ntime.is_some(), job.version_rolling_allowed))
+            }
+            _ => None,
+        })
+    };
+    // The channel's first job, one for a new tip, and one for fees upon it.
+    let first = peer.wait_for("NewExtendedMiningJob", SOON).unwrap();
+    node.generate(1).unwrap();
+    let tip = peer.wait_for("NewExtendedMiningJob", SOON).unwrap();
+    send_fees(&node);
+    let fees = peer.wait_for("NewExtendedMiningJob", SOON).unwrap();
+    assert_eq!([first, tip, fees].map(allowed), [(false, true), (false, true), (true, true)]);
+}
+
+/// 5.3.15: the job says from when on, and no previous hash comes before the device's share of it.
+#[test]
+fn a_standard_job_with_its_time_is_mined_at_once() {
+    let node = harness::regtest().unwrap();
+    let provider = Setup::template_provider(&node).start().unwrap();
+    // Shares are easy and blocks are none: the tip stays.
+    let pool = Setup::pool(&provider.endpoint())
+        .set("shares", "vardiff", false)
+        .set("shares", "start_hashrate", 100)
+        .set("shares", "per_minute", 600)
+        .start()
+        .unwrap();
+    pool.wait_ready(SOON).unwrap();
+    let between = sniffer(&pool);
+    let device = Setup::device("sv2-standard", &(&between).into()).arg("--hashrate", "100");
+    let device = device.start().unwrap();
+    device.wait_ready(SOON).unwrap();
+    let mut said = between.from_start();
+    said.wait_for(Direction::ToClient, "SetNewPrevHash", SOON).unwrap();
+    send_fees(&node);
+    // A block may have come between: then its job is for later, and the next one is looked for.
+    let (job_id, min_ntime) = loop {
+        let job = said.wait_for(Direction::ToClient, "NewMiningJob", SOON).unwrap();
+        let job = mining(&job, |message| match message {
+            Mining::NewMiningJob(job) => Some((job.job_id, job.min_ntime)),
+            _ => None,
+        });
+        match job {
+            (id, Some(min_ntime)) => break (id, min_ntime),
+            (_, None) => send_fees(&node),
+        }
+    };
+    let until_share = |said: &mut Reading| {
+        said.wait_until(SOON, "share of the job", |record| {
+            assert_ne!(record.name, "SetNewPrevHash", "mined before it is told another tip");
+            record.name == "SubmitSharesStandard"
+                && mining(record, |message| match message {
+                    Mining::SubmitSharesStandard(share) => Some(share.job_id == job_id),
+                    _ => None,
+                })
+        })
+    };
+    let share = until_share(&mut said).unwrap();
+    let ntime = mining(&share, |message| match message {
+        Mining::SubmitSharesStandard(share) => Some(share.ntime),
+        _ => None,
+    });
+    assert!((min_ntime..=min_ntime + 60).contains(&ntime), "{ntime}, told {min_ntime}");
+}
+
+/// What a client says of itself at first.
+fn introduction(sniffer: &Sniffer) -> [String; 4] {
+    let record =
+        sniffer.from_start().wait_for(Direction::ToServer, "SetupConnection", SOON).unwrap();
+    let Ok((AnyMessage::Common(Common::SetupConnection(said)), _)) = record.message() else {
+        panic!("{record}")
+    };
+    let SetupConnection { vendor, hardware_version, firmware, device_id, .. } = said;
+    [vendor, hardware_version, firmware, device_id].map(|text| text.to_clean_string())
+}
+
+/// 3.6.1 for every client that there is; 6.4.3 for what a Job Declarator Client declares.
+#[test]
+fn clients_introduce_themselves_and_declared_jobs_pay_the_pool() {
+    let node = harness::regtest().unwrap();
+    let provider = Setup::template_provider(&node).start().unwrap();
+    let to_provider = sniffer(&provider);
+    let jds = Setup::jds(&node).start().unwrap();
+    let pool = Setup::pool(&(&to_provider).into()).declared_by(&[&jds.endpoint()]).start().unwrap();
+    for role in [&provider, &jds, &pool] {
+        role.wait_ready(SOON).unwrap();
+    }
+    let [jdc_to_provider, jdc_to_pool, jdc_to_jds] = [&provider, &pool, &jds].map(sniffer);
+    let jdc = Setup::jdc(&(&jdc_to_provider).into())
+        .set("", "mode", "full-template")
+        .upstream(&(&jdc_to_pool).into(), &(&jdc_to_jds).into())
+        .start()
+        .unwrap();
+    let [to_pool, translator_to_pool] = [&jdc, &pool].map(sniffer);
+    let device = Setup::device("sv2-extended", &(&to_pool).into()).start().unwrap();
+    let translator = Setup::translator(&(&translator_to_pool).into()).start().unwrap();
+    for role in [&jdc, &device, &translator] {
+        role.wait_ready(SOON).unwrap();
+    }
+
+    for (client, sniffer) in [
+        ("pool", &to_provider),
+        ("jdc", &jdc_to_provider),
+        ("jdc", &jdc_to_pool),
+        ("jdc", &jdc_to_jds),
+        ("mining-device", &to_pool),
+        ("translator", &translator_to_pool),
+    ] {
+        let [vendor, hardware_version, firmware, device_id] = introduction(sniffer);
+        assert_eq!(vendor, "adit", "{client}");
+        assert!(!hardware_version.is_empty(), "{client}");
+        // All of them have the workspace's version.
+        assert!(firmware.ends_with(env!("CARGO_PKG_VERSION")), "{client}: {firmware}");
+        assert_eq!(device_id, "", "{client}: nobody asked for telemetry");
+    }
+
+    let token = jdc_to_jds
+        .from_start()
+        .wait_for(Direction::ToClient, "AllocateMiningJobToken.Success", SOON)
+        .unwrap();
+    let Ok((AnyMessage::JobDeclaration(JobDeclaration::AllocateMiningJobTokenSuccess(token)), _)) =
+        token.message()
+    else {
+        panic!("{token}")
+    };
+    let asked: Vec<TxOut> = deserialize(token.coinbase_tx_outputs.as_bytes()).unwrap();
+    let declared =
+        jdc_to_jds.from_start().wait_for(Direction::ToServer, "DeclareMiningJob", SOON).unwrap();
+    let Ok((AnyMessage::JobDeclaration(JobDeclaration::DeclareMiningJob(declared)), _)) =
+        declared.message()
+    else {
+        panic!("{declared}")
+    };
+    // The length of the input's script says how much is between the parts.
+    let parts = [declared.coinbase_tx_prefix.as_bytes(), declared.coinbase_tx_suffix.as_bytes()];
+    let coinbase: Transaction = (0..=32)
+        .find_map(|size| deserialize(&[parts[0], &vec![0; size], parts[1]].concat()).ok())
+        .expect("a coinbase");
+    assert_eq!(coinbase.output[0].script_pubkey, asked[0].script_pubkey);
+    let all: Amount = coinbase.output.iter().map(|output| output.value).sum();
+    assert!(all > Amount::ZERO && coinbase.output[0].value == all, "{coinbase:?}");
+
+    let custom =
+        jdc_to_pool.from_start().wait_for(Direction::ToServer, "SetCustomMiningJob", SOON).unwrap();
+    let outputs = mining(&custom, |message| match message {
+        Mining::SetCustomMiningJob(job) => Some(job.coinbase_tx_outputs.as_bytes().to_vec()),
+        _ => None,
+    });
+    assert_eq!(outputs, serialize(&coinbase.output), "the same in the same order");
+}
