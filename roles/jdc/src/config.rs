@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
 
 use adit_service::{Authority, CommonConfig, ConfigError, ConfigPath, Http, Log};
 use adit_sv2::keys::{AuthorityPublicKey, Sv2Url};
@@ -326,7 +325,7 @@ pub struct Blocks {
 
 impl Default for Blocks {
     fn default() -> Self {
-        Self { path: ConfigPath::from(PathBuf::from("jdc-blocks")) }
+        Self { path: ConfigPath::by_default("jdc-blocks") }
     }
 }
 

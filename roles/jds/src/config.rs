@@ -55,7 +55,7 @@ pub struct Config {
 }
 
 fn default_data_dir() -> ConfigPath {
-    "jds-data".into()
+    ConfigPath::by_default("jds-data")
 }
 
 impl CommonConfig for Config {
@@ -286,10 +286,9 @@ mod tests {
         assert_eq!(example.mempool, default.mempool);
         assert_eq!(example.solutions, default.solutions);
         assert_eq!(example.log, default.log);
-        assert_eq!(
-            example.data_dir,
-            ConfigPath::from(Path::new("/etc/adit").join(&*default.data_dir))
-        );
+        // Beside the file, whether that says it or not.
+        assert_eq!(example.data_dir, ConfigPath::from("/etc/adit/jds-data"));
+        assert_eq!(example.data_dir, default.data_dir);
         assert!(example.nodes().is_ok());
         // Whom to pay is for the operator to say.
         assert_eq!(example.check().unwrap_err().key, "coinbase.output");

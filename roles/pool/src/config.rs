@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
 
 use adit_service::{
     Authority, CommonConfig, ConfigError, ConfigPath, Http, Log, Reloaded, SHUTDOWN_GRACE,
@@ -321,7 +320,7 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: ConfigPath::from(PathBuf::from("pool.redb")) }
+        Self { path: ConfigPath::by_default("pool.redb") }
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Config {
 }
 
 fn default_data_dir() -> ConfigPath {
-    "template-provider-data".into()
+    ConfigPath::by_default("template-provider-data")
 }
 
 impl CommonConfig for Config {
@@ -161,10 +161,9 @@ mod tests {
         assert_eq!(example.templates, default.templates);
         assert_eq!(example.solutions, default.solutions);
         assert_eq!(example.log, default.log);
-        assert_eq!(
-            example.data_dir,
-            ConfigPath::from(Path::new("/etc/adit").join(&*default.data_dir))
-        );
+        // Beside the file, whether that says it or not.
+        assert_eq!(example.data_dir, ConfigPath::from("/etc/adit/template-provider-data"));
+        assert_eq!(example.data_dir, default.data_dir);
         assert_eq!(example.authority.cert_validity_hours, default.authority.cert_validity_hours);
         assert_eq!(example.node.len(), 1);
         assert!(example.nodes().is_ok());

@@ -89,7 +89,8 @@ pub(crate) struct Origins {
 
 impl Origins {
     fn read<C: DeserializeOwned>(&self, folder: &FsPath) -> Result<C, LoadError> {
-        C::deserialize(NodeDeserializer { node: &self.tree, folder }).map_err(|e| {
+        let read = || C::deserialize(NodeDeserializer { node: &self.tree, folder });
+        ConfigPath::reading(folder, read).map_err(|e| {
             let place = self.place(e.origin.as_ref().unwrap_or(&Origin::Root));
             LoadError { place, key: e.path.to_string(), message: e.message }
         })

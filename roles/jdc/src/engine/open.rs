@@ -70,7 +70,7 @@ impl OpenRequest {
         }
         let common =
             OpenStandardMiningChannel { request_id, user_identity, nominal_hash_rate, max_target };
-        let extranonce_size = usize::from(min_extranonce_size.max(1));
+        let extranonce_size = usize::from(min_extranonce_size);
         let request = Self::standard(&common)?;
         Ok(Self { kind: ChannelKind::Extended, extranonce_size, ..request })
     }
@@ -191,7 +191,7 @@ impl Miner {
                 },
             ),
         }
-        if let Some(claim) = core.desk.claims.back_mut()
+        if let Some(claim) = core.desk.current_mut()
             && let Some(job) = claim.job(full_size)
         {
             let (job_id, tip) = (claim.id, claim.tip.clone());

@@ -27,9 +27,10 @@ fn working(first: &str, more: &str) -> Config {
 fn the_example_is_the_default() {
     let example = parse(EXAMPLE).unwrap();
     let bare = "network = \"mainnet\"\n[authority]\nsecret_key_file = \"pool.key\"\n\
-                [store]\npath = \"pool.redb\"\n\
                 [[template_provider]]\naddress = \"127.0.0.1:8442\"";
     assert_eq!(format!("{example:?}"), format!("{:?}", parse(bare).unwrap()));
+    // Beside the file, whether that says it or not.
+    assert!(example.store.path.ends_with("pool.redb") && example.store.path.is_absolute());
     // And each key that is commented out says the default, but for the four that have none.
     let mut said = String::new();
     for line in EXAMPLE.lines() {

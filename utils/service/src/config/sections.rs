@@ -1,6 +1,7 @@
 //! Sections and value types that every role's configuration shares.
 
 use std::{
+    cell::RefCell,
     fmt,
     net::SocketAddr,
     ops::Deref,
@@ -183,11 +184,42 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// A path; a relative one written in a configuration file is meant from that file's folder, one from the environment or
-/// a flag from the working folder.
+/// a flag from the working folder. A default is meant as if it stood in the file ([`ConfigPath::by_default`]).
 ///
 /// The reader of the file, which alone knows the folder, does this for every newtype struct of this name.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct ConfigPath(PathBuf);
+
+thread_local! {
+    /// The folder of the file that is being read.
+    static FOLDER: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
+
+impl ConfigPath {
+    /// What a key that is not given means: the same as if the file said it. For the functions that serde asks for
+    /// defaults, which are told nothing; outside of the reading of a configuration it is the path as it stands.
+    pub fn by_default(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref();
+        Self(FOLDER.with_borrow(|folder| match folder {
+            Some(folder) => folder.join(path),
+            None => path.to_owned(),
+        }))
+    }
+
+    /// Reads something; its defaults start at this folder.
+    pub(super) fn reading<T>(folder: &Path, read: impl FnOnce() -> T) -> T {
+        /// Back to what it was, whatever happens.
+        struct Former(Option<PathBuf>);
+
+        impl Drop for Former {
+            fn drop(&mut self) {
+                FOLDER.set(self.0.take());
+            }
+        }
+        let _former = Former(FOLDER.replace(Some(folder.to_owned())));
+        read()
+    }
+}
 
 impl<P: Into<PathBuf>> From<P> for ConfigPath {
     fn from(path: P) -> Self {

@@ -176,6 +176,36 @@ fn paths_are_relative_to_where_they_are_written() {
     assert_eq!(path("file = \"/a/b\"\n", &[]), Path::new("/a/b"));
     assert_eq!(path("file = \"a/b\"\n", &[("FILE", "c/d")]), Path::new("c/d"));
 
+    // A default is meant as if it stood in the file, also in a table that is not there.
+    #[derive(Deserialize)]
+    #[serde(default)]
+    struct Inner {
+        path: ConfigPath,
+    }
+    impl Default for Inner {
+        fn default() -> Self {
+            Self { path: ConfigPath::by_default("data") }
+        }
+    }
+    #[derive(Deserialize)]
+    struct Outer {
+        #[serde(default)]
+        inner: Inner,
+    }
+    let inner = |text: &str, env: &[(&str, &str)]| {
+        std::fs::write(&file, text).unwrap();
+        load::<Outer>(Some(&file), &vars(env), "X__").unwrap().0.inner.path.to_path_buf()
+    };
+    for text in ["", "[inner]\n", "inner.path = \"data\"\n"] {
+        assert_eq!(inner(text, &[]), folder.path().join("data"), "{text}");
+    }
+    assert_eq!(inner("", &[("INNER__PATH", "data")]), Path::new("data"));
+    let (alone, _) = load::<Outer>(None, &[], "X__").unwrap();
+    assert_eq!(*alone.inner.path, *Path::new("data"), "without a file, the working folder");
+    assert_eq!(*Inner::default().path, *Path::new("data"));
+    assert!(parse_config::<Outer>("inner = 5", Path::new("/etc/adit")).is_err());
+    assert_eq!(*Inner::default().path, *Path::new("data"), "nothing is left behind");
+
     // Any newtype of that name is one, for crates that do not know this one.
     mod elsewhere {
         #[derive(serde::Deserialize)]

@@ -118,6 +118,16 @@ fn the_pool_hears_the_real_sum() {
 }
 
 #[test]
+fn an_extranonce_of_no_bytes_is_granted_as_it_is_asked_for() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(0);
+    assert_eq!(miner.channel.extranonce_size(), 0);
+    let from = sim.said.len();
+    miner.share(&mut sim);
+    assert_eq!(sim.shares(0, from).len(), 1);
+}
+
+#[test]
 fn frames_of_unknown_extensions_pass_with_only_the_channel_changed() {
     let mut sim = Sim::working("", 1);
     let (a, b) = (sim.extended(8), sim.extended(4));

@@ -61,6 +61,11 @@ fn each_bad_request_has_its_code() {
             "invalid-nominal-hashrate",
         );
     }
+    for nominal_hash_rate in [f32::NAN, f32::INFINITY, -f32::MIN_POSITIVE] {
+        let open = OpenExtendedMiningChannel { nominal_hash_rate, ..open_extended(5, "a") };
+        sim.send(peer, Link::Miner, &open);
+        sim.heard_only(peer, "request_id: 5, error_code: \"invalid-nominal-hashrate\"");
+    }
     // Harder than a block, which is not allowed here, or impossible.
     let mut harder = Target::from_nbits(super::sim::NBITS).unwrap().to_le_bytes();
     harder[29] -= 1;
@@ -123,6 +128,144 @@ fn the_first_target_follows_hashrate_and_limits() {
         "the network's"
     );
     assert_eq!(target(10.0, hashes(300.0).to_le_bytes()), hashes(300.0), "the client's");
+}
+
+/// On regtest a block takes two hashes: were shares no harder, any device would send millions a second.
+#[test]
+fn shares_may_be_harder_than_blocks_on_regtest_or_where_that_is_said() {
+    let network = Target::from_nbits(super::sim::NBITS).unwrap();
+    for (more, harder) in [
+        ("", false),
+        ("shares.allow_above_network_difficulty = true", true),
+        ("network = \"regtest\"", true),
+        ("network = \"regtest\"\nshares.allow_above_network_difficulty = false", false),
+    ] {
+        let (mut sim, _) = Sim::working(more);
+        let peer = sim.miner(0);
+        let max_target = network.to_le_bytes();
+        let open = open_extended(1, "a");
+        let open = OpenExtendedMiningChannel { nominal_hash_rate: 1e6, max_target, ..open };
+        sim.send(peer, Link::Miner, &open);
+        let mut rig = sim.rig(peer);
+        // 1 MH/s at 6 shares a minute.
+        let expected = if harder { Target::from_expected_hashes(1e7) } else { network };
+        assert_eq!(rig.client.target(), expected, "{more}");
+        // What the client takes may be harder than blocks only there, too.
+        let tiny = Target::from_expected_hashes(1e6);
+        sim.send(peer, Link::Miner, &update(&rig, 1e6, tiny));
+        let refused = sim.heard(peer).iter().any(|m| m.contains("max-target-out-of-range"));
+        assert_eq!(refused, !harder, "{more}");
+        // Nor does difficulty follow what it finds past that.
+        rig.listen(&mut sim);
+        sim.pass(Duration::from_secs(90));
+        rig.listen(&mut sim);
+        let limit = if harder { tiny } else { network };
+        assert!(rig.client.target() <= limit && (harder || rig.client.target() == network));
+    }
+}
+
+/// A miner whose shares come by chance, with as many hashes a second, at the pool itself: whatever it is sent counts
+/// only with a job that is sent after it.
+struct Poisson {
+    rig: Rig,
+    rng: u64,
+    hash_rate: f64,
+    set_targets: usize,
+    seconds: u32,
+    first_share: Option<u32>,
+}
+
+impl Poisson {
+    fn new(sim: &mut Sim, seed: u64, hash_rate: f64, said: f32) -> Self {
+        let peer = sim.miner(0);
+        let open = OpenExtendedMiningChannel { nominal_hash_rate: said, ..open_extended(1, "a") };
+        sim.send(peer, Link::Miner, &open);
+        let rig = sim.rig(peer);
+        let rng = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Self { rig, rng, hash_rate, set_targets: 0, seconds: 0, first_share: None }
+    }
+
+    /// From 0 to 1 (xorshift64*).
+    fn random(&mut self) -> f64 {
+        self.rng ^= self.rng >> 12;
+        self.rng ^= self.rng << 25;
+        self.rng ^= self.rng >> 27;
+        (self.rng.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn run(&mut self, sim: &mut Sim, seconds: u32) {
+        for _ in 0..seconds {
+            self.seconds += 1;
+            let rate = self.hash_rate / self.work();
+            let mut time = 0.0;
+            loop {
+                time -= (1.0 - self.random()).ln() / rate;
+                if time >= 1.0 {
+                    break;
+                }
+                self.first_share.get_or_insert(self.seconds);
+                self.rig.mine(sim, 1);
+            }
+            sim.store();
+            sim.pass(Duration::from_secs(1));
+            let heard = self.rig.listen(sim);
+            self.set_targets += heard.iter().filter(|name| **name == "SetTarget").count();
+        }
+    }
+
+    /// Expected hashes of a share on the job at hand.
+    fn work(&self) -> f64 {
+        self.rig.client.active().unwrap().target.expected_hashes() as f64
+    }
+
+    /// How far the expected share interval is from the wanted one.
+    fn error(&self) -> f64 {
+        (self.work() / self.hash_rate / 10.0 - 1.0).abs()
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What `adit-mining` promises of its arithmetic, at the pool: limits, `SetTarget` and the jobs that bring it into force
+/// included.
+#[test]
+fn difficulty_settles_at_the_pool_as_it_does_alone() {
+    const RUNS: u64 = 25;
+    for factor in [10.0, 0.1] {
+        let (mut errors, mut counts) = (Vec::new(), Vec::new());
+        for seed in 0..RUNS {
+            let (mut sim, _) = Sim::working("");
+            let mut miner = Poisson::new(&mut sim, seed, 20.0, 20.0);
+            miner.run(&mut sim, 900);
+            miner.hash_rate *= factor;
+            let before = miner.set_targets;
+            miner.run(&mut sim, 600);
+            errors.push(miner.error());
+            counts.push((miner.set_targets - before) as f64);
+        }
+        assert!(median(errors.clone()) <= 0.25, "x{factor}: {errors:?}");
+        assert!(median(counts.clone()) <= 5.0, "x{factor}: {counts:?}");
+    }
+    let first = |seed| {
+        let (mut sim, _) = Sim::working("shares.allow_above_network_difficulty = true");
+        let mut miner = Poisson::new(&mut sim, seed, 10.0, 10_000.0);
+        while miner.first_share.is_none() && miner.seconds < 600 {
+            miner.run(&mut sim, 1);
+        }
+        f64::from(miner.seconds)
+    };
+    let firsts: Vec<f64> = (0..RUNS).map(first).collect();
+    assert!(median(firsts.clone()) <= 180.0, "{firsts:?}");
+    let hours = (0..RUNS).map(|seed| {
+        let (mut sim, _) = Sim::working("");
+        let mut miner = Poisson::new(&mut sim, seed, 20.0, 20.0);
+        miner.run(&mut sim, 3_600);
+        miner.set_targets as f64
+    });
+    assert!(median(hours.collect()) <= 1.0);
 }
 
 #[test]
@@ -203,6 +346,8 @@ fn a_new_hashrate_is_followed_and_a_wrong_one_refused() {
     );
     let codes = [
         (update(&rig, f32::NAN, Target::MAX), "invalid-nominal-hashrate"),
+        (update(&rig, f32::INFINITY, Target::MAX), "invalid-nominal-hashrate"),
+        (update(&rig, f32::NEG_INFINITY, Target::MAX), "invalid-nominal-hashrate"),
         (update(&rig, -1.0, Target::MAX), "invalid-nominal-hashrate"),
         (update(&rig, 1.0, Target::from_le_bytes([0; 32])), "max-target-out-of-range"),
         (UpdateChannel { channel_id: 77, ..update(&rig, 1.0, Target::MAX) }, "invalid-channel-id"),

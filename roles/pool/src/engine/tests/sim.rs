@@ -49,8 +49,9 @@ impl Sim {
     }
 
     pub(super) fn with_providers(more: &str, providers: usize, pending: Vec<FoundBlock>) -> Self {
+        let network = if more.starts_with("network") { "" } else { "network = \"signet\"\n" };
         let mut text = format!(
-            "network = \"signet\"\n\
+            "{network}\
              coinbase.output = \"raw(0014751e76e8199196d454941c45d1b3a323f1433bd6)\"\ncoinbase.server_id = 7\n\
              shares.min_hashrate = 1.0\nshares.start_hashrate = 20.0\n{more}\n"
         );
