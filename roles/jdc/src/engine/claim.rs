@@ -20,8 +20,8 @@ pub(super) struct Desk {
     ids: JobIds,
     /// Oldest first.
     pub(super) claims: VecDeque<Claim>,
-    /// Whether the newest claim is what miners work on.
-    pub(super) in_force: bool,
+    /// The claim that miners work on: the newest, or the one before it that the pool has accepted.
+    worked_on: Option<u32>,
     /// Hashes per second of all miners.
     pub(super) hash_rate: f64,
     /// What no job could be made of.
@@ -163,10 +163,42 @@ impl Desk {
 
     /// What miners work on.
     pub(super) fn current(&self) -> Option<&Claim> {
-        self.claims.back().filter(|_| self.in_force)
+        let id = self.worked_on?;
+        self.claims.iter().rev().find(|claim| claim.id == id)
     }
 
-    /// Makes a claim the current one. Returns how many cached shares are lost with older ones.
+    /// What miners work on.
+    pub(super) fn current_mut(&mut self) -> Option<&mut Claim> {
+        self.get_mut(self.worked_on?)
+    }
+
+    /// The newest claim, where miners do not work on it yet.
+    pub(super) fn next(&self) -> Option<&Claim> {
+        self.claims.back().filter(|claim| Some(claim.id) != self.worked_on)
+    }
+
+    /// Whether miners are better off with what they have until the pool has accepted this: it has accepted that, in this
+    /// session, and only the template is newer. A server that falls silent, or refuses, costs no share then.
+    fn waits(&self, plan: &Plan, session: Option<u64>) -> bool {
+        self.current().is_some_and(|claim| {
+            claim.accepted.is_some_and(|accepted| Some(accepted.session) == session)
+                && claim.key.for_whom == plan.key.for_whom
+                && matches!(plan.key.for_whom, ForWhom::Upstream { .. })
+                && (claim.tip.prev_hash, claim.tip.nbits) == (plan.tip.prev_hash, plan.tip.nbits)
+        })
+    }
+
+    /// Has miners work on the newest claim that was accepted meanwhile. Says whether that is another one.
+    pub(super) fn move_on(&mut self) -> bool {
+        let later = |claim: &&Claim| Some(claim.id) != self.worked_on;
+        let accepted = self.claims.iter().rev().take_while(later).find(|c| c.accepted.is_some());
+        let Some(id) = accepted.map(|claim| claim.id) else { return false };
+        self.worked_on = Some(id);
+        true
+    }
+
+    /// Makes a claim, which is the current one unless it waits for the pool, whose channel is of this `session`. Returns
+    /// how many cached shares are lost with older ones.
     ///
     /// # Errors
     /// The template cannot be made a job of; nothing changes.
@@ -175,8 +207,10 @@ impl Desk {
         plan: Plan,
         tag: &[u8],
         first_step: Step,
+        session: Option<u64>,
         now: Instant,
     ) -> Result<usize, JobError> {
+        let waits = self.waits(&plan, session);
         let claim = Claim::new(self.ids.allocate(), plan, tag, first_step, now)?;
         let mut lost = 0;
         let same_tip = |old: &Claim| old.tip.prev_hash == claim.tip.prev_hash;
@@ -205,11 +239,15 @@ impl Desk {
             };
             lost += old.abandon();
         }
-        if self.claims.len() == MAX_CLAIMS {
-            lost += self.claims.pop_front().map_or(0, |mut old| old.abandon());
+        if self.claims.len() == MAX_CLAIMS
+            && let Some(oldest) = self.claims.iter().position(|c| Some(c.id) != self.worked_on)
+        {
+            lost += self.claims.remove(oldest).map_or(0, |mut old| old.abandon());
+        }
+        if !waits {
+            self.worked_on = Some(claim.id);
         }
         self.claims.push_back(claim);
-        self.in_force = true;
         Ok(lost)
     }
 
@@ -219,7 +257,7 @@ impl Desk {
         if self.unusable == Some(plan.key) {
             return false;
         }
-        let Some(claim) = self.claims.back_mut().filter(|_| self.in_force) else { return true };
+        let Some(claim) = self.claims.back_mut() else { return true };
         if claim.key == plan.key {
             return false;
         }
@@ -261,7 +299,7 @@ impl Desk {
     /// Nobody is there to work.
     pub(super) fn clear(&mut self) {
         self.claims.clear();
-        self.in_force = false;
+        self.worked_on = None;
     }
 
     /// By the id that miners know.

@@ -80,6 +80,7 @@ impl JdcEngine {
             "template_providers": providers.collect::<Vec<_>>(),
             "upstreams": upstreams.collect::<Vec<_>>(),
             "job": core.desk.current().map(|claim| claim.status(now)),
+            "next_job": core.desk.next().map(|claim| claim.status(now)),
             "connections": self.miners.len(),
             "channels_open": self.counts().1,
             "channels_waiting_for_work": self.miners.values().map(|miner| miner.held.len()).sum::<usize>(),

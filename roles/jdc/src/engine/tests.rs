@@ -7,3 +7,4 @@ mod miners;
 mod names;
 mod odd;
 mod sim;
+mod waiting;

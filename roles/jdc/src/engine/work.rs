@@ -39,6 +39,12 @@ impl JdcEngine {
             self.adopt(plan, now, out);
         }
         self.core.advance(now, out);
+        if self.core.desk.move_on()
+            && let Some(tip) = self.core.desk.tip().cloned()
+        {
+            self.core.metrics.job("same-tip");
+            self.fan_out(false, &tip, out);
+        }
     }
 
     /// Puts a plan into force: the job to every channel, a new tip before anything else.
@@ -55,7 +61,9 @@ impl JdcEngine {
             ForWhom::Own { index, session, job_id } => Some((index, session, job_id)),
             _ => None,
         };
-        match core.desk.begin(plan, &core.settings.tag, first_step, now.instant) {
+        let channel = key.for_whom.upstream().and_then(|i| core.upstreams[i].pool.channel.as_ref());
+        let session = channel.map(|channel| channel.session);
+        match core.desk.begin(plan, &core.settings.tag, first_step, session, now.instant) {
             Ok(lost) => core.metrics.onward("lost", lost as u64),
             Err(error) => {
                 tracing::error!(%error, "no job can be made of this template");
@@ -65,6 +73,9 @@ impl JdcEngine {
         }
         if let Some((index, session, job_id)) = own {
             core.accept_own(index, session, job_id, now);
+        }
+        if core.desk.next().is_some() {
+            return; // miners get it when the pool has accepted it
         }
         let new_tip = former != Some(tip.prev_hash);
         core.metrics.job(if new_tip { "new-tip" } else { "same-tip" });
@@ -88,7 +99,7 @@ impl JdcEngine {
 
     /// Returns how many channels there is no job for.
     fn fan_out(&mut self, new_tip: bool, tip: &Arc<Tip>, out: &mut Outbox<Effect>) -> usize {
-        let Some(claim) = self.core.desk.claims.back_mut() else { return 0 };
+        let Some(claim) = self.core.desk.current_mut() else { return 0 };
         let id = claim.id;
         let mut unserved = 0;
         for (peer, miner) in self.miners.iter_mut().filter(|(_, m)| !m.channels.is_empty()) {

@@ -1,0 +1,116 @@
+//! Newer templates on a tip for which the pool has accepted a job: miners stay on that until the next is accepted.
+
+use std::time::Duration;
+
+use adit_sv2::messages::Message as _;
+use adit_sv2::messages::mining::*;
+
+use super::sim::Sim;
+use crate::engine::Link;
+
+fn jobs(sim: &Sim, index: usize, from: usize) -> Vec<u32> {
+    sim.shares(index, from).into_iter().map(|(job, _)| job).collect()
+}
+
+/// Accepts the job that was set last.
+fn accept(sim: &mut Sim) {
+    let job = sim.payloads(Link::Pool(0), SetCustomMiningJob::TYPE, 0).pop().unwrap();
+    sim.accept_job(0, SetCustomMiningJob::decode(&job).unwrap().0.request_id);
+}
+
+#[test]
+fn on_the_same_tip_miners_move_on_once_the_pool_has_accepted() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(8);
+    sim.manners[0].answers_jobs = false;
+    let from = sim.said.len();
+    sim.template(2, false);
+    assert!(!miner.read(&sim));
+    assert_eq!(sim.status()["job"]["state"], "accepted");
+    assert_eq!(sim.status()["next_job"]["state"], "waiting for the pool");
+    miner.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from), [101], "paid at once");
+    // Who comes meanwhile works on what is accepted, too.
+    let mut other = sim.extended(4);
+    other.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from), [101, 101]);
+    accept(&mut sim);
+    assert!(miner.read(&sim) && other.read(&sim));
+    assert!(sim.status()["next_job"].is_null());
+    miner.share(&mut sim);
+    other.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from), [101, 101, 102, 102]);
+    // A tip waits for nobody.
+    sim.tip(3, 3);
+    assert!(miner.read(&sim));
+    // And what is not accepted is nothing to stay on.
+    sim.template(4, false);
+    assert!(miner.read(&sim));
+}
+
+#[test]
+fn of_several_that_wait_the_newest_that_is_accepted_is_mined() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(8);
+    sim.manners[0].answers_jobs = false;
+    sim.template(2, false);
+    sim.template(3, false);
+    let asked = sim.payloads(Link::Pool(0), SetCustomMiningJob::TYPE, 0);
+    let id = |payload: &[u8]| SetCustomMiningJob::decode(payload).unwrap().0.request_id;
+    let (second, third) = (id(&asked[1]), id(&asked[2]));
+    let from = sim.said.len();
+    sim.accept_job(0, third);
+    assert!(miner.read(&sim));
+    sim.accept_job(0, second);
+    assert!(!miner.read(&sim), "it is older");
+    miner.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from), [102]);
+}
+
+#[test]
+fn servers_that_fall_silent_or_refuse_on_a_tip_cost_no_share() {
+    type Break = fn(&mut Sim);
+    let breaks: [(&str, Break); 4] = [
+        ("JDS silent", |sim| sim.manners[0].answers_declarations = false),
+        ("pool silent", |sim| sim.manners[0].answers_jobs = false),
+        ("JDS refuses", |sim| sim.manners[0].refuses_declarations = Some("invalid-job")),
+        ("pool refuses", |sim| sim.manners[0].refuses_jobs = Some("invalid-merkle-path")),
+    ];
+    for (what, break_it) in breaks {
+        let mut sim = Sim::working("", 2);
+        let mut miner = sim.extended(8);
+        break_it(&mut sim);
+        let from = sim.said.len();
+        sim.template(2, false);
+        let mut found = 0;
+        for _ in 0..11 {
+            miner.share(&mut sim);
+            found += 1;
+            sim.pass(Duration::from_secs(1));
+        }
+        assert_eq!(sim.upstream(), Some(1), "{what}");
+        let paid = jobs(&sim, 0, from).len() + jobs(&sim, 1, from).len();
+        assert_eq!(paid, found, "{what}");
+    }
+}
+
+#[test]
+fn a_pool_that_is_lost_while_a_job_waits_gets_both_when_it_is_back() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(8);
+    sim.manners[0].answers_jobs = false;
+    sim.template(2, false);
+    sim.lose(Link::Pool(0));
+    assert_eq!(sim.source(), "kept");
+    let from = sim.said.len();
+    miner.share(&mut sim);
+    assert!(jobs(&sim, 0, from).is_empty());
+    sim.manners[0].answers_jobs = true;
+    sim.connect(Link::Pool(0));
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(jobs(&sim, 0, from).len(), 1, "what waited");
+    assert!(miner.read(&sim));
+    miner.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from).len(), 2);
+    assert_eq!(sim.status()["job"]["template_id"], 2);
+}
