@@ -25,6 +25,8 @@ mod switching;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod verdicts;
+mod window;
 mod wishes;
 mod work;
 
@@ -116,6 +118,8 @@ struct Core {
     acks: Acknowledgements,
     /// The same of the one that was left.
     late_acks: Acknowledgements,
+    /// When the upstream last accepted a share, whosever it was.
+    upstream_took: Option<Instant>,
     /// The channel of all miners, once there is work on it. It stays when its connection goes.
     aggregate: Option<Aggregate>,
     /// Seconds that the upstream allows between a job's `min_ntime` and a share's nTime.
@@ -216,6 +220,7 @@ impl TranslatorEngine {
                 worker_names: false,
                 acks: Acknowledgements::default(),
                 late_acks: Acknowledgements::default(),
+                upstream_took: None,
                 aggregate: None,
                 max_ntime_ahead: 0,
                 newest_tip: None,
@@ -248,7 +253,7 @@ impl TranslatorEngine {
                 let miner = Miner::new(remote, listener, unknown, now.instant);
                 self.miners.insert(peer, miner);
                 self.core.metrics.miners(self.miners.len());
-                self.core.metrics.firmware(&self.core.firmware.get(unknown).name, 1);
+                self.core.metrics.firmware(self.core.firmware.label(unknown), 1);
             }
             Event::Line(line) => {
                 let Some(miner) = self.miners.get_mut(&peer) else { return };
@@ -304,7 +309,7 @@ impl TranslatorEngine {
         if let Some(extranonce1) = miner.extranonce1 {
             self.core.slices.release(&extranonce1);
         }
-        self.core.metrics.firmware(&self.core.firmware.get(miner.firmware).name, -1);
+        self.core.metrics.firmware(self.core.firmware.label(miner.firmware), -1);
         self.core.metrics.miners(self.miners.len());
     }
 

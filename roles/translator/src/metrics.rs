@@ -1,5 +1,6 @@
 //! What the translator counts: `adit_translator_*`.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use serde::Serialize;
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct RepairLabels {
     kind: &'static str,
-    firmware: String,
+    firmware: Arc<str>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct FirmwareLabel {
-    firmware: String,
+    firmware: Arc<str>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -169,6 +170,7 @@ pub struct Metrics {
     failovers: Family<Label, Counter>,
     blocks_lost: Counter,
     fan_out: Histogram,
+    answers: Histogram,
 }
 
 impl Default for Metrics {
@@ -203,6 +205,8 @@ impl Default for Metrics {
             blocks_lost: Counter::default(),
             // 0.1 ms to 3.3 s.
             fan_out: Histogram::new(exponential_buckets(1e-4, 2.0, 16)),
+            // 1 ms to 65 s.
+            answers: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
         }
     }
 }
@@ -241,6 +245,8 @@ impl Metrics {
         r.register("blocks_lost", help, self.blocks_lost.clone());
         let help = "From the arrival of a new previous hash to a miner's notify being written";
         r.register_with_unit("notify_fan_out", help, Unit::Seconds, self.fan_out.clone());
+        let help = "From a share being sent upstream to the answer to it, accepted or rejected";
+        r.register_with_unit("upstream_ack", help, Unit::Seconds, self.answers.clone());
     }
 
     pub(crate) fn accepted(&self) {
@@ -273,21 +279,22 @@ impl Metrics {
     }
 
     /// `firmware` is a name of the firmware table.
-    pub(crate) fn repairs(&self, repairs: Repairs, firmware: &str) {
+    pub(crate) fn repairs(&self, repairs: Repairs, firmware: &Arc<str>) {
         for kind in repairs.names() {
-            let labels = RepairLabels { kind, firmware: firmware.to_owned() };
+            // On the way of each share of some firmware: nothing is allocated once the series is there.
+            let labels = RepairLabels { kind, firmware: firmware.clone() };
             self.repairs.get_or_create(&labels).inc();
         }
     }
 
     /// `firmware` is a name of the firmware table.
-    pub(crate) fn firmware(&self, firmware: &str, more: i64) {
-        let label = FirmwareLabel { firmware: firmware.to_owned() };
+    pub(crate) fn firmware(&self, firmware: &Arc<str>, more: i64) {
+        let label = FirmwareLabel { firmware: firmware.clone() };
         self.firmware.get_or_create(&label).inc_by(more);
     }
 
-    pub(crate) fn coinbase_too_long(&self, firmware: &str) {
-        let label = FirmwareLabel { firmware: firmware.to_owned() };
+    pub(crate) fn coinbase_too_long(&self, firmware: &Arc<str>) {
+        let label = FirmwareLabel { firmware: firmware.clone() };
         self.coinbase_too_long.get_or_create(&label).inc();
     }
 
@@ -347,6 +354,10 @@ impl Metrics {
 
     pub(crate) fn fanned_out(&self, took: Duration) {
         self.fan_out.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn upstream_answered(&self, took: Duration) {
+        self.answers.observe(took.as_secs_f64());
     }
 
     /// What was counted so far, in short.

@@ -1,6 +1,7 @@
 //! What is known of mining firmware: a table, in `firmware.toml` and in the configuration.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use adit_service::{ConfigError, parse_config};
 use serde::Deserialize;
@@ -60,6 +61,8 @@ struct BuiltIn {
 #[derive(Clone, Debug)]
 pub struct FirmwareTable {
     entries: Vec<Firmware>,
+    /// The names, for metrics.
+    labels: Vec<Arc<str>>,
 }
 
 impl FirmwareTable {
@@ -85,7 +88,8 @@ impl FirmwareTable {
         entries.truncate(MAX_ENTRIES);
         entries.extend(built_in.firmware);
         entries.push(unknown);
-        Self { entries }
+        let labels = entries.iter().map(|entry| entry.name.as_str().into()).collect();
+        Self { entries, labels }
     }
 
     /// The entry for a user agent.
@@ -110,6 +114,11 @@ impl FirmwareTable {
     /// An entry that was found.
     pub fn get(&self, index: u8) -> &Firmware {
         &self.entries[usize::from(index).min(self.entries.len() - 1)]
+    }
+
+    /// The name of an entry that was found.
+    pub fn label(&self, index: u8) -> &Arc<str> {
+        &self.labels[usize::from(index).min(self.labels.len() - 1)]
     }
 
     /// All entries.

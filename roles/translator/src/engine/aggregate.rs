@@ -24,6 +24,8 @@ use super::{Core, Effect};
 const ALIASES: u64 = 256;
 /// Between two `UpdateChannel`s.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
+/// A miner is believed to be so many times as fast as its shares say: the first ones say little.
+const SHOWN: f64 = 4.0;
 /// The upstream is told of another hashrate when it differs by this part.
 const WORTH_TELLING: f64 = 0.1;
 
@@ -265,12 +267,16 @@ impl Miner {
         }
     }
 
-    /// Hashes per second: as its shares say, and before there are any as it or the configuration says.
+    /// Hashes per second that the upstream is told of it: as its shares say, and before there are any as it says, but no
+    /// more than the configuration assumes. By the sum the upstream makes the difficulty of all: one that lies would make
+    /// it harder for the others.
     pub(super) fn assumed_hash_rate(&self, core: &Core) -> f64 {
-        match &self.aggregated.vardiff {
+        let claimed = match &self.aggregated.vardiff {
             Some(vardiff) => vardiff.hash_rate(),
             None => f64::from(self.terms(core).nominal_hash_rate),
-        }
+        };
+        let shown = self.stats.last_share.map_or(0.0, |at| self.stats.hash_rate.get(at));
+        claimed.min((SHOWN * shown).max(core.listener(self.listener).nominal_hash_rate))
     }
 
     /// What it was told to meet on a job of all miners.

@@ -10,6 +10,8 @@ use adit_mining::{Extranonce, Job, Target, Tip};
 use adit_sv2::messages::mining::OpenExtendedMiningChannelSuccess;
 use adit_transport::PeerId;
 
+use super::window::Window;
+
 /// Future jobs that are kept for a channel or a group; the oldest makes room. Against upstreams that send no
 /// `SetNewPrevHash`.
 const MAX_FUTURE_JOBS: usize = 16;
@@ -79,15 +81,19 @@ pub(super) struct Channel {
     pub(super) target: Target,
     tip: Option<Arc<Tip>>,
     futures: Vec<FutureJob>,
-    next_sequence_number: u32,
+    /// Whose shares were sent on it.
+    pub(super) window: Window,
     /// Shares sent and neither accepted nor rejected yet.
     pub(super) unacknowledged: u64,
 }
 
 impl Channel {
+    /// One that was opened, with memory for so many shares.
     pub(super) fn new(
         opened: &OpenExtendedMiningChannelSuccess<'_>,
         via: PeerId,
+        shares: usize,
+        now: Instant,
     ) -> Result<Self, Violation> {
         let prefix = Extranonce::from(opened.extranonce_prefix);
         let size = usize::from(opened.extranonce_size);
@@ -103,7 +109,7 @@ impl Channel {
             target: nonzero(opened.target)?,
             tip: None,
             futures: Vec::new(),
-            next_sequence_number: 0,
+            window: Window::new(shares, now),
             unacknowledged: 0,
         })
     }
@@ -176,12 +182,6 @@ impl Channel {
     pub(super) fn set_group(&mut self, group: u32, of_old_group: &[FutureJob]) {
         self.adopt(of_old_group);
         self.group = group;
-    }
-
-    pub(super) fn next_sequence_number(&mut self) -> u32 {
-        let number = self.next_sequence_number;
-        self.next_sequence_number = number.wrapping_add(1);
-        number
     }
 
     fn adopt(&mut self, of_group: &[FutureJob]) {

@@ -21,10 +21,10 @@ pub(super) struct Conduct {
     heard: u32,
     /// Lines in the second in which it did.
     lines: u32,
-    /// Since when all of its shares are refused, or the last thing was done about that.
-    refused_since: Option<Instant>,
-    /// What was done about it.
-    rung: u8,
+    /// All of its shares are refused here.
+    refused: Ladder,
+    /// All of its shares that were sent upstream are refused there.
+    pub(super) refused_upstream: Ladder,
     /// Asked whether it is still there.
     pinged: bool,
     pub(super) bad_lines: u8,
@@ -34,8 +34,31 @@ pub(super) struct Conduct {
     pub(super) asked_to_reconnect: bool,
 }
 
-/// What is done about a miner whose shares are all refused, one after the other.
+/// How far it has come with a miner whose shares are all refused.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ladder {
+    /// Since when they are, or the last thing was done about that.
+    since: Option<Instant>,
+    /// What was done about it.
+    rung: u8,
+}
+
+/// What is done about such a miner, one after the other.
 const LADDER: [&str; 3] = ["fresh-job", "reconnect", "drop"];
+
+impl Ladder {
+    /// Another share is refused, and nothing was accepted since the last one: what is to be done, if it is time.
+    fn climb(&mut self, now: Instant, may: impl FnOnce(Instant) -> bool) -> Option<usize> {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) < RUNG || !may(since) {
+            return None;
+        }
+        self.since = Some(now);
+        let rung = usize::from(self.rung).min(LADDER.len() - 1);
+        self.rung = self.rung.saturating_add(1);
+        Some(rung)
+    }
+}
 
 impl Miner {
     /// It said a line; whether it may.
@@ -71,8 +94,7 @@ impl Miner {
 
     /// A share of it was accepted.
     pub(super) fn behaves(&mut self) {
-        self.conduct.refused_since = None;
-        self.conduct.rung = 0;
+        self.conduct.refused = Ladder::default();
     }
 
     /// A share of it was refused. A fresh job helps one that works on something that is over; connecting anew one that
@@ -88,13 +110,33 @@ impl Miner {
         if !self.is_introduced() {
             return Next::Stay;
         }
-        let since = *self.conduct.refused_since.get_or_insert(now.instant);
-        if now.instant.saturating_duration_since(since) < RUNG {
-            return Next::Stay;
-        }
-        self.conduct.refused_since = Some(now.instant);
-        let rung = usize::from(self.conduct.rung).min(LADDER.len() - 1);
-        self.conduct.rung += 1;
+        let rung = self.conduct.refused.climb(now.instant, |_| true);
+        rung.map_or(Next::Stay, |rung| self.do_about_it(rung, peer, core, now, out))
+    }
+
+    /// A share of it that was accepted here was refused by the upstream. An upstream that takes nobody's shares has itself
+    /// to blame: others' must have been accepted since.
+    pub(super) fn refused_upstream(
+        &mut self,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) -> Next {
+        let took = core.upstream_took;
+        let may = |since| took.is_some_and(|at| at > since);
+        let rung = self.conduct.refused_upstream.climb(now.instant, may);
+        rung.map_or(Next::Stay, |rung| self.do_about_it(rung, peer, core, now, out))
+    }
+
+    fn do_about_it(
+        &mut self,
+        rung: usize,
+        peer: PeerId,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) -> Next {
         core.metrics.ladder(LADDER[rung]);
         match rung {
             0 => self.fresh_job(peer, core, now, out),

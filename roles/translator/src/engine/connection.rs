@@ -56,7 +56,7 @@ impl TranslatorEngine {
                 }
             }
             (Event::Frame(header, payload), None) => {
-                self.retiring_frame(peer, &header, payload, now);
+                self.retiring_frame(peer, &header, payload, now, out);
             }
             (Event::Line(_), _) => out.close(peer, "line-on-a-frame-connection"),
             (Event::Closed(reason), Some(place)) => self.lost(place, reason, false, now, out),

@@ -189,7 +189,7 @@ impl Miner {
         let firmware = core.firmware.get(self.firmware);
         let known = now.instant.saturating_duration_since(at) < COINBASE_KNOWN;
         (known && size > firmware.max_coinbase_bytes).then(|| {
-            core.metrics.coinbase_too_long(&firmware.name);
+            core.metrics.coinbase_too_long(core.firmware.label(self.firmware));
             too_long(size, firmware.max_coinbase_bytes)
         })
     }

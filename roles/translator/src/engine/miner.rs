@@ -177,8 +177,8 @@ impl Miner {
 
     /// It said what it is.
     pub(super) fn set_firmware(&mut self, firmware: u8, core: &Core) {
-        core.metrics.firmware(&core.firmware.get(self.firmware).name, -1);
-        core.metrics.firmware(&core.firmware.get(firmware).name, 1);
+        core.metrics.firmware(core.firmware.label(self.firmware), -1);
+        core.metrics.firmware(core.firmware.label(firmware), 1);
         self.firmware = firmware;
     }
 
@@ -312,7 +312,7 @@ impl Miner {
         if size <= most {
             return true;
         }
-        core.metrics.coinbase_too_long(&firmware.name);
+        core.metrics.coinbase_too_long(core.firmware.label(self.firmware));
         self.show(peer, &too_long(size, most), core, out);
         if core.coinbase_logged.is_none_or(|at| now.instant >= at + COINBASE_LOGGED) {
             core.coinbase_logged = Some(now.instant);

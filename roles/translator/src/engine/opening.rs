@@ -15,7 +15,7 @@ use super::channel::{Channel, Violation};
 use super::connection::Place;
 use super::miner::{Miner, Opening};
 use super::upstream::Stage;
-use super::{Effect, TranslatorEngine};
+use super::{Effect, TranslatorEngine, window};
 use crate::config::Channels;
 use crate::metrics::Onward;
 
@@ -152,7 +152,11 @@ impl TranslatorEngine {
         }
         if self.at(place).request_of_all == Some(opened.request_id) {
             self.at(place).request_of_all = None;
-            let channel = Channel::new(opened, via)?;
+            let shares = match self.core.settings.channels {
+                Channels::Aggregated => window::OF_ALL,
+                Channels::PerMiner => window::OF_ONE,
+            };
+            let channel = Channel::new(opened, via, shares, now.instant)?;
             return self.opened_of_all(place, channel, now);
         }
         let peer = self.at(place).requests.remove(&opened.request_id);
@@ -163,7 +167,7 @@ impl TranslatorEngine {
             self.upstream.say_closed(id, "miner-left", out);
             return Ok(());
         };
-        let channel = Channel::new(opened, via)?;
+        let channel = Channel::new(opened, via, window::OF_ONE, now.instant)?;
         if channel.size < miner.own_extranonce_size() {
             self.upstream.say_closed(id, "extranonce-too-small", out);
             self.too_small(peer, now, out);

@@ -50,7 +50,7 @@ impl Miner {
             Err(reject) => return self.reject(peer, id, reject, core, now, out),
         };
         // First what must not be late.
-        self.send_upstream(&judged, core, now, out);
+        self.send_upstream(peer, &judged, core, now, out);
         if judged.is_block {
             core.metrics.block();
             let (user, hash) = (self.user.as_deref().unwrap_or_default(), judged.hash);
@@ -164,6 +164,7 @@ impl Miner {
 
     fn send_upstream(
         &mut self,
+        peer: PeerId,
         judged: &Judged,
         core: &mut Core,
         now: Now,
@@ -184,7 +185,7 @@ impl Miner {
         let extranonce = B032::new(&judged.extranonce[..judged.extranonce_size]);
         let message = SubmitSharesExtended {
             channel_id: channel.id,
-            sequence_number: channel.next_sequence_number(),
+            sequence_number: channel.window.sent(peer, now.instant),
             job_id: work.job_id,
             nonce: judged.nonce,
             ntime: judged.ntime,
@@ -208,7 +209,7 @@ impl Miner {
     /// Counts what had to be repaired of a line, for its firmware.
     pub(super) fn count_repairs(&mut self, repairs: Repairs, core: &Core) {
         if !repairs.is_empty() {
-            core.metrics.repairs(repairs, &core.firmware.get(self.firmware).name);
+            core.metrics.repairs(repairs, core.firmware.label(self.firmware));
             self.stats.repaired_lines += 1;
         }
     }

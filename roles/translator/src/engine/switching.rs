@@ -111,7 +111,8 @@ impl TranslatorEngine {
         let Some(old) = self.take(Place::Active, now) else { return };
         let Some(peer) = old.stage.peer() else { return };
         self.core.late_acks = std::mem::take(&mut self.core.acks);
-        self.retiring = Some(Retiring { peer, since: now.instant });
+        let (since, channels) = (now.instant, old.channels);
+        self.retiring = Some(Retiring { peer, since, channels, of_all: None });
         for miner in self.miners.values_mut() {
             miner.leave_channel();
         }
@@ -133,20 +134,14 @@ impl TranslatorEngine {
         header: &Header,
         payload: &[u8],
         now: Now,
+        out: &mut Outbox<Effect>,
     ) {
         if self.retiring.as_ref().is_none_or(|retiring| retiring.peer != peer) {
             return;
         }
         match read(Mining::decode(header, payload)) {
-            Ok(Some((Mining::SubmitSharesSuccess(m), _))) => {
-                let accepted = u64::from(m.new_submits_accepted_count);
-                self.core.late_acks.answered(accepted, now.instant);
-                self.core.metrics.upstream_accepted(accepted);
-            }
-            Ok(Some((Mining::SubmitSharesError(m), _))) => {
-                self.core.late_acks.answered(1, now.instant);
-                self.core.metrics.upstream_rejected(&m.error_code.to_clean_string());
-            }
+            Ok(Some((Mining::SubmitSharesSuccess(m), _))) => self.shares_accepted(peer, &m, now),
+            Ok(Some((Mining::SubmitSharesError(m), _))) => self.share_rejected(peer, &m, now, out),
             _ => {}
         }
     }
@@ -258,7 +253,12 @@ impl TranslatorEngine {
         self.core.room = Some(all.channel.size);
         self.drop_too_large(all.channel.size, out);
         all.push_again(true, &mut self.core.last_job_id, now);
-        self.core.aggregate = Some(all);
+        let old = self.core.aggregate.replace(all).map(|old| Box::new(old.channel));
+        if let Some(retiring) = &mut self.retiring {
+            // What becomes of the shares on it is still to be heard.
+            let old = old.filter(|old| old.via == retiring.peer);
+            retiring.of_all = old.or(retiring.of_all.take());
+        }
         self.core.metrics.channels(1);
         fan_out(&mut self.miners, &mut self.core, now, out);
     }

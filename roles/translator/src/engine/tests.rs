@@ -1,6 +1,7 @@
 //! The engine as lists of lines and frames, on simulated time.
 
 mod aggregated;
+mod allocations;
 mod conduct;
 mod dialect;
 mod failover;
@@ -10,6 +11,7 @@ mod random;
 mod room;
 mod shares;
 mod upstream;
+mod verdicts;
 mod wishes;
 mod work;
 
@@ -51,6 +53,9 @@ const COINBASE_SUFFIX: &[u8] = b"coinbase after";
 const MERKLE_PATH: [[u8; 32]; 2] = [[0xaa; 32], [0xbb; 32]];
 const NTIME: u32 = 1_700_000_000;
 
+/// How miners are presented to the upstream.
+const MODES: [Channels; 2] = [Channels::PerMiner, Channels::Aggregated];
+
 /// The engine, its miners and its upstream.
 struct Net {
     engine: TranslatorEngine,
@@ -75,13 +80,22 @@ impl Net {
 
     /// With `more` of the configuration, and more of its `[miners]`.
     fn with_miners(more: &str, miners: &str) -> Self {
+        Self::in_mode(Channels::PerMiner, more, miners)
+    }
+
+    /// The same, in one of the modes.
+    fn in_mode(mode: Channels, more: &str, miners: &str) -> Self {
+        let (channels, identity) = match mode {
+            Channels::PerMiner => ("", ""),
+            Channels::Aggregated => ("channels = \"aggregated\"\n", "user_identity = \"farm\"\n"),
+        };
         // Upstreams of tests speak only when they are asked to.
         let patient = match more.contains("[failover]") {
             true => "",
             false => "[failover]\nsilence_seconds = 0\nacknowledge_seconds = 0\n",
         };
         Self::of(&format!(
-            "[[upstream]]\nurl = \"stratum2+tcp://pool.example:34254\"\n{more}\n{patient}\
+            "{channels}[[upstream]]\nurl = \"stratum2+tcp://pool.example:34254\"\n{identity}{more}\n{patient}\
              [miners]\nnominal_hash_rate = 1e6\n{miners}"
         ))
     }
@@ -114,7 +128,13 @@ impl Net {
 
     /// With an upstream and a miner that has a channel (id 7, prefix `a0a1a2a3`, 12 bytes) and work (job 1).
     fn mining() -> Self {
-        let mut net = Self::connected();
+        Self::mining_in(Channels::PerMiner)
+    }
+
+    /// The same, in one of the modes.
+    fn mining_in(mode: Channels) -> Self {
+        let mut net = Self::in_mode(mode, "", "");
+        net.connect();
         net.hello(MINER);
         net.open(7, &[0xa0, 0xa1, 0xa2, 0xa3], 12);
         net.work(7, 1, 0x11);
@@ -123,6 +143,10 @@ impl Net {
 
     /// The next attempt to connect is made and succeeds, up to the answer to `SetupConnection`.
     fn connect(&mut self) {
+        if self.engine.core.settings.channels == Channels::Aggregated {
+            self.aggregated(&[2]);
+            return;
+        }
         self.reach();
         self.say(&SetupConnectionSuccess { used_version: 2, flags: 0 });
     }

@@ -84,6 +84,10 @@ impl Stage {
 pub(super) struct Retiring {
     pub(super) peer: PeerId,
     pub(super) since: Instant,
+    /// Its channels, by id.
+    pub(super) channels: HashMap<u32, PeerId>,
+    /// Its channel of all, once there is work on another.
+    pub(super) of_all: Option<Box<Channel>>,
 }
 
 /// A group of channels, and the future jobs that were sent to it.

@@ -11,7 +11,6 @@ use adit_transport::{Now, Outbox, PeerId};
 use super::aggregate::fan_out;
 use super::channel::{Channel, FutureJob, Violation};
 use super::connection::Place;
-use super::miner::Miner;
 use super::payout::Verify;
 use super::{Effect, TranslatorEngine};
 
@@ -45,21 +44,8 @@ impl TranslatorEngine {
             }
             Mining::SetExtranoncePrefix(m) => return self.set_prefix(&m),
             Mining::SetGroupChannel(m) => self.set_group(&m),
-            Mining::SubmitSharesSuccess(m) => {
-                let accepted = u64::from(m.new_submits_accepted_count);
-                self.core.metrics.upstream_accepted(accepted);
-                self.core.acks.answered(accepted, now.instant);
-                self.answered(m.channel_id, accepted, |miner| {
-                    miner.stats.upstream_accepted += accepted;
-                });
-            }
-            Mining::SubmitSharesError(m) => {
-                let code = m.error_code.to_clean_string();
-                tracing::debug!(channel_id = m.channel_id, code, "share rejected by the upstream");
-                self.core.metrics.upstream_rejected(&code);
-                self.core.acks.answered(1, now.instant);
-                self.answered(m.channel_id, 1, |miner| miner.stats.upstream_rejected += 1);
-            }
+            Mining::SubmitSharesSuccess(m) => self.shares_accepted(peer, &m, now),
+            Mining::SubmitSharesError(m) => self.share_rejected(peer, &m, now, out),
             // About requests that are never made, or about standard channels, of which there are none.
             _ => {}
         }
@@ -271,15 +257,6 @@ impl TranslatorEngine {
                 self.upstream.move_channel(channel, group);
             }
         }
-    }
-
-    fn answered(&mut self, channel_id: u32, shares: u64, count: impl FnOnce(&mut Miner)) {
-        let peer = self.upstream.channels.get(&channel_id);
-        let Some(miner) = peer.and_then(|peer| self.miners.get_mut(peer)) else { return };
-        if let Some(channel) = &mut miner.channel {
-            channel.unacknowledged = channel.unacknowledged.saturating_sub(shares);
-        }
-        count(miner);
     }
 
     fn each_channel(

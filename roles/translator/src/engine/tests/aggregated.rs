@@ -181,6 +181,33 @@ fn the_upstream_is_told_of_all_hashrate_but_not_all_the_time() {
 }
 
 #[test]
+fn what_a_miner_claims_counts_when_its_shares_show_it() {
+    let mut net = three("vardiff = false");
+    net.pass(6 * SECOND);
+    net.updates();
+    net.subscribe(PeerId(4), "liar/1");
+    net.authorize(PeerId(4), "th=1e9");
+    net.pass(6 * SECOND);
+    assert_eq!(net.updates(), [(7, 4e6)], "as much as anybody");
+    // Its shares say that it is a little faster than that.
+    let fast = Target::from_expected_hashes(256.0).to_le_bytes();
+    net.say(&SetTarget { channel_id: 7, maximum_target: fast });
+    net.job(7, 2, Some(NTIME));
+    let mut job = Notified::last(&net.told(PeerId(4)));
+    net.engine.core.settings.listeners[0].nominal_hash_rate = 10.0;
+    for _ in 0..60 {
+        job.ntime += 1;
+        let share = net.share(PeerId(4), &job, |hash| meets(hash, &fast));
+        assert_eq!(net.line(PeerId(4), &share.submit()), [ACCEPTED]);
+        net.pass(SECOND);
+        net.told(PeerId(4));
+    }
+    let (_, told) = net.updates().pop().unwrap();
+    // 256 hashes a second, of which four times as much is believed.
+    assert!((700.0..1_400.0).contains(&told), "{told}");
+}
+
+#[test]
 fn each_miner_has_a_difficulty_of_its_own_below_the_upstreams() {
     let mut net = Net::of(&config("expected_shares_per_minute = 60.0"));
     net.aggregated(&[]);

@@ -11,7 +11,14 @@ fn submits_nothing(net: &mut Net) -> Vec<String> {
 
 #[test]
 fn only_refused_shares_is_a_ladder() {
-    let mut net = Net::connected();
+    for mode in MODES {
+        climb(mode);
+    }
+}
+
+fn climb(mode: Channels) {
+    let mut net = Net::in_mode(mode, "", "");
+    net.connect();
     net.subscribe(MINER, "cgminer/4.11.1");
     net.authorize(MINER, "x");
     net.open(7, &[1, 2, 3, 4], 12);
@@ -43,7 +50,13 @@ fn only_refused_shares_is_a_ladder() {
 
 #[test]
 fn one_good_share_ends_the_ladder() {
-    let mut net = Net::mining();
+    for mode in MODES {
+        stay_at_the_foot(mode);
+    }
+}
+
+fn stay_at_the_foot(mode: Channels) {
+    let mut net = Net::mining_in(mode);
     let mut job = Notified::last(&net.told(MINER));
     for second in 0..300 {
         submits_nothing(&mut net);
@@ -66,59 +79,66 @@ fn one_good_share_ends_the_ladder() {
 #[test]
 fn each_rung_takes_its_time() {
     // A refused share, a long silence, and another: that is no reason to drop it at once.
-    let mut net = Net::mining();
-    net.told(MINER);
-    submits_nothing(&mut net);
-    net.pass(Duration::from_secs(600));
-    net.told(MINER);
-    assert!(Notified::last(&submits_nothing(&mut net)).clean);
-    assert_eq!(submits_nothing(&mut net).len(), 1);
-    assert!(net.closed.is_empty());
+    for mode in MODES {
+        let mut net = Net::mining_in(mode);
+        net.told(MINER);
+        submits_nothing(&mut net);
+        net.pass(Duration::from_secs(600));
+        net.told(MINER);
+        assert!(Notified::last(&submits_nothing(&mut net)).clean);
+        assert_eq!(submits_nothing(&mut net).len(), 1);
+        assert!(net.closed.is_empty());
+    }
 }
 
 #[test]
 fn a_flood_of_lines_costs_the_connection_that_floods() {
-    let mut net = Net::mining();
-    let other = PeerId(2);
-    net.join(other);
-    let ping = r#"{"id":1,"method":"mining.ping","params":[]}"#;
-    for _ in 0..1_000 {
-        net.line(other, ping);
+    for mode in MODES {
+        let mut net = Net::mining_in(mode);
+        let other = PeerId(2);
+        net.join(other);
+        let ping = r#"{"id":1,"method":"mining.ping","params":[]}"#;
+        for _ in 0..1_000 {
+            net.line(other, ping);
+        }
+        net.pass(Duration::from_secs(1));
+        assert!(net.closed.is_empty(), "as much as is allowed");
+        for _ in 0..1_001 {
+            net.line(other, ping);
+        }
+        assert_eq!(net.closed, [(other, "too-many-lines")]);
+        assert_eq!(net.engine.miner_count(), 1);
     }
-    net.pass(Duration::from_secs(1));
-    assert!(net.closed.is_empty(), "as much as is allowed");
-    for _ in 0..1_001 {
-        net.line(other, ping);
-    }
-    assert_eq!(net.closed, [(other, "too-many-lines")]);
-    assert_eq!(net.engine.miner_count(), 1);
 }
 
 #[test]
 fn a_miner_that_says_nothing_any_more_is_let_go() {
-    let mut net = Net::with_miners("", "idle_timeout_seconds = 600");
-    net.connect();
-    net.hello(MINER);
-    net.open(7, &[1, 2, 3, 4], 12);
-    net.work(7, 1, 0x11);
-    net.pass(Duration::from_secs(595));
-    assert!(net.closed.is_empty());
-    net.line(MINER, r#"{"id":1,"method":"mining.ping","params":[]}"#);
-    net.pass(Duration::from_secs(595));
-    assert!(net.closed.is_empty(), "it said something");
-    net.pass(Duration::from_secs(10));
-    assert_eq!(net.closed, [(MINER, "idle")]);
+    for mode in MODES {
+        let mut net = Net::in_mode(mode, "", "idle_timeout_seconds = 600");
+        net.connect();
+        net.hello(MINER);
+        net.open(7, &[1, 2, 3, 4], 12);
+        net.work(7, 1, 0x11);
+        net.pass(Duration::from_secs(595));
+        assert!(net.closed.is_empty());
+        net.line(MINER, r#"{"id":1,"method":"mining.ping","params":[]}"#);
+        net.pass(Duration::from_secs(595));
+        assert!(net.closed.is_empty(), "it said something");
+        net.pass(Duration::from_secs(10));
+        assert_eq!(net.closed, [(MINER, "idle")]);
+    }
 }
 
 #[test]
 fn firmware_that_answers_pings_is_asked_before_it_is_let_go() {
     let ping = r#"{"id":42,"method":"mining.ping","params":[]}"#;
-    for (user_agent, pong) in [
-        ("cgminer/4.11.1", r#"{"id": 42, "result": "pong", "error": null}"#),
-        // ESP-Miner has its own idea of an answer.
-        ("bitaxe/BM1370/v2.6.0", r#"{"id": 42, "method": "pong", "params": []}"#),
-    ] {
-        let mut net = Net::connected();
+    let cgminer = ("cgminer/4.11.1", r#"{"id": 42, "result": "pong", "error": null}"#);
+    // ESP-Miner has its own idea of an answer.
+    let bitaxe = ("bitaxe/BM1370/v2.6.0", r#"{"id": 42, "method": "pong", "params": []}"#);
+    let cases = MODES.into_iter().flat_map(|mode| [(mode, cgminer), (mode, bitaxe)]);
+    for (mode, (user_agent, pong)) in cases {
+        let mut net = Net::in_mode(mode, "", "");
+        net.connect();
         net.subscribe(MINER, user_agent);
         net.authorize(MINER, "x");
         for _ in 0..3 {
@@ -133,11 +153,14 @@ fn firmware_that_answers_pings_is_asked_before_it_is_let_go() {
         assert_eq!(net.closed, [(MINER, "idle")]);
     }
     // Others would not understand it.
-    let mut net = Net::connected();
-    net.subscribe(MINER, "NerdMinerV2");
-    net.authorize(MINER, "x");
-    net.pass(Duration::from_secs(1_000));
-    assert!(net.told(MINER).is_empty());
+    for mode in MODES {
+        let mut net = Net::in_mode(mode, "", "");
+        net.connect();
+        net.subscribe(MINER, "NerdMinerV2");
+        net.authorize(MINER, "x");
+        net.pass(Duration::from_secs(1_000));
+        assert!(net.told(MINER).is_empty());
+    }
 }
 
 #[test]
