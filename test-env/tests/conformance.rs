@@ -1,4 +1,4 @@
-//! Every test that docs/conformance.md names exists.
+//! Every test exists that docs/conformance.md and docs/sri-tests.md name.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -49,17 +49,18 @@ fn tests(folder: &Path, found: &mut Vec<String>) {
     }
 }
 
-#[test]
-fn every_named_test_exists() {
+/// Checks the rows of a page whose column of this number, from 1, names tests or says why there is none; gives the number
+/// of rows and of tests.
+fn check(document: &str, column: usize) -> (usize, usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let page = fs::read_to_string(root.join("docs/conformance.md")).unwrap();
+    let page = fs::read_to_string(root.join(document)).unwrap();
     let crates = crates(&root);
     let mut known = BTreeMap::new();
     let (mut rows, mut named) = (0, 0);
     let mut missing = Vec::new();
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         rows += 1;
-        let shown = row.split('|').nth(4).expect("four columns");
+        let shown = row.split('|').nth(column).expect("all columns");
         assert!(!shown.trim().is_empty(), "a row says what shows it, or why nothing does: {row}");
         for reference in shown.split('`').skip(1).step_by(2).filter(|text| text.contains("::")) {
             let (crate_name, test) = reference.split_once("::").unwrap();
@@ -75,6 +76,18 @@ fn every_named_test_exists() {
             }
         }
     }
+    assert!(missing.is_empty(), "{document} names tests that do not exist: {missing:#?}");
+    (rows, named)
+}
+
+#[test]
+fn every_test_named_for_a_sentence_exists() {
+    let (rows, named) = check("docs/conformance.md", 4);
     assert!(rows > 100 && named > 100, "{rows} rows, {named} tests");
-    assert!(missing.is_empty(), "docs/conformance.md names tests that do not exist: {missing:#?}");
+}
+
+#[test]
+fn every_test_named_for_one_of_the_reference_implementation_exists() {
+    let (rows, named) = check("docs/sri-tests.md", 2);
+    assert!(rows > 50 && named > 50, "{rows} rows, {named} tests");
 }
