@@ -287,8 +287,32 @@ fn solo_blocks_pay_the_miner() {
     let mut scene =
         Scene::start(0, |jdc| jdc.set("", "mode", "solo").set("coinbase", "solo_output", SOLO));
     scene.add_miner("sv2-extended");
-    scene.block("a block of its own", |block| block.coinbase.is_of(SOLO, Setup::JDC_TAG));
+    let block =
+        scene.block("a block of its own", |block| block.coinbase.is_of(SOLO, Setup::JDC_TAG));
     scene.miners_are_untouched();
+    // Whose it was is known, after a restart as well.
+    let record = |jdc: &Role| -> Option<Value> {
+        let blocks = jdc.status().ok()?["state"]["blocks"].as_array()?.clone();
+        blocks.into_iter().find(|known| known["hash"] == block.hash.to_string())
+    };
+    let accepted = |jdc: &Role| record(jdc).is_some_and(|block| block["state"] == "accepted");
+    eventually(SOON, "the JDC says that it is in the chain", || accepted(&scene.jdc));
+    let told = record(&scene.jdc).unwrap();
+    assert_eq!(
+        (told["for"].as_str(), told["identity"].as_str()),
+        (Some("solo"), Some(Setup::USER))
+    );
+    assert_eq!(told["height"], block.height);
+    let best = |jdc: &Role| {
+        let workers = jdc.status().ok()?["state"]["workers"].clone();
+        let best = workers[0]["best_difficulty"].as_f64()?;
+        (workers[0]["identity"] == Setup::USER).then_some(best)
+    };
+    let before = best(&scene.jdc).unwrap();
+    scene.jdc.stop().unwrap();
+    scene.jdc.restart().unwrap();
+    eventually(SOON, "it still knows", || accepted(&scene.jdc));
+    assert!(eventually_some(SOON, "the miner is back", || best(&scene.jdc)) >= before);
 }
 
 #[test]
