@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use adit_mining::Target;
 use adit_sv2::codec::{B032, B064K, B0255, Seq064K, Str0255};
 use adit_sv2::frame::Header;
 use adit_sv2::messages::job_declaration::*;
@@ -227,6 +228,32 @@ impl Odd {
             }
             Self::Time(tenths) => sim.pass(Duration::from_millis(u64::from(*tenths) * 100)),
         }
+    }
+}
+
+/// Groups as the pool may use them: our channel hears its own, the one that it is in.
+#[test]
+fn messages_to_a_group_are_for_its_channel() {
+    let mut sim = Sim::working("", 2);
+    let pool = sim.peer(Link::Pool(0));
+    let target = |sim: &Sim| sim.engine.core.upstreams[0].pool.channel.as_ref().unwrap().target;
+    let set = |sim: &mut Sim, channel_id: u32, hashes: f64| {
+        let maximum_target = Target::from_expected_hashes(hashes).to_le_bytes();
+        sim.send(pool, &SetTarget { channel_id, maximum_target });
+        target(sim) == Target::from_expected_hashes(hashes)
+    };
+    assert!(set(&mut sim, 1, 300.0) && set(&mut sim, 7, 400.0));
+    let regroup = |sim: &mut Sim, group_channel_id: u32, ids: &[u32]| {
+        let channel_ids = Seq064K::new(ids).unwrap();
+        sim.send(pool, &SetGroupChannel { group_channel_id, channel_ids });
+    };
+    regroup(&mut sim, 50, &[8, 9]);
+    assert!(set(&mut sim, 1, 500.0), "others were moved");
+    regroup(&mut sim, 55, &[6, 7]);
+    assert!(!set(&mut sim, 1, 600.0) && set(&mut sim, 55, 600.0) && set(&mut sim, 7, 700.0));
+    for (channel_id, upstream) in [(1, 0), (50, 0), (55, 1)] {
+        sim.send(pool, &CloseChannel { channel_id, reason_code: Str0255::cut("because") });
+        assert_eq!(sim.upstream(), Some(upstream), "{channel_id}");
     }
 }
 
