@@ -138,7 +138,12 @@ async fn listen(
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("listen.address {address}"))?;
     let limits = ListenLimits {
-        connection: ConnectionLimits { max_payload: MAX_PAYLOAD, ..ConnectionLimits::default() },
+        connection: ConnectionLimits {
+            max_payload: MAX_PAYLOAD,
+            // For a block's transactions over a slow line.
+            incomplete_time: ConnectionLimits::bulk().incomplete_time,
+            ..ConnectionLimits::default()
+        },
         ..ListenLimits::places(max_connections, max_connections_per_address)
     };
     let payout = config.payout()?.describe(config.chain());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -242,19 +243,72 @@ async fn reach(target: &DialTarget) -> Result<TcpStream, DialError> {
     let host = target.host.as_str();
     let resolve = |error| DialError::Resolve { host: host.to_owned(), error };
     let addresses = tokio::net::lookup_host((host, target.port)).await.map_err(resolve)?;
+    match reach_one_of(addresses.take(MAX_ADDRESSES).collect()).await {
+        Ok(stream) => Ok(stream),
+        Err(Some(error)) => Err(DialError::Connect(error)),
+        Err(None) => Err(resolve(io::Error::other("the name has no addresses"))),
+    }
+}
+
+/// Connects to the first address that answers. The next one is tried when one refuses, or beside it when it says nothing
+/// for a moment (as RFC 8305 has it): else a name whose first address is dead would never be reached.
+async fn reach_one_of(addresses: Vec<SocketAddr>) -> Result<TcpStream, Option<io::Error>> {
+    let mut addresses = addresses.into_iter();
+    let mut attempts = JoinSet::new();
     let mut last = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(DialError::Connect(error)),
+    loop {
+        if let Some(address) = addresses.next() {
+            attempts.spawn(TcpStream::connect(address));
+        }
+        tokio::select! {
+            attempt = attempts.join_next() => match attempt {
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(error))) => last = Some(error),
+                Some(Err(error)) => last = Some(error.into()),
+                None => return Err(last),
+            },
+            () = sleep(ATTEMPT_DELAY), if addresses.len() > 0 => {}
         }
     }
-    Err(last.unwrap_or_else(|| resolve(io::Error::other("the name has no addresses"))))
 }
+
+/// Addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// How long an address may say nothing before the next one is tried beside it.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Spreads clients; without randomness they merely come together.
 fn random() -> u16 {
     let mut bytes = [0; 2];
     let _ = getrandom::fill(&mut bytes);
     u16::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_or_refuses_is_passed_over() {
+        // Where the places of a listener are taken, the kernel leaves newcomers without an answer.
+        let silent = TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let dead = silent.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = timeout(ATTEMPT_DELAY, TcpStream::connect(dead)).await {
+            waiting.push(stream.unwrap());
+            assert!(waiting.len() < 10, "the kernel takes them all");
+        }
+        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alive = live.local_addr().unwrap();
+        let reached = timeout(10 * ATTEMPT_DELAY, reach_one_of(vec![dead, refusing, alive]));
+        assert_eq!(reached.await.unwrap().unwrap().peer_addr().unwrap(), alive);
+        let error = reach_one_of(vec![refusing]).await.unwrap_err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(reach_one_of(vec![]).await.unwrap_err().is_none());
+    }
 }

@@ -308,6 +308,9 @@ pub(crate) fn set_up(stream: &TcpStream, limits: &ConnectionLimits) -> io::Resul
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
     socket.set_tcp_keepalive(&keepalive)?;
+    // The kernel does not ask while something it sent has no answer, and would go on sending for a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(limits.keepalive + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES))?;
     limits.send_buffer.map_or(Ok(()), |bytes| socket.set_send_buffer_size(bytes))
 }
 
@@ -331,5 +334,23 @@ impl Refusals {
             warn!(?link, %remote, %reason, count = self.since_logged, "connections are refused");
             *self = Self { since_logged: 0, logged: Some(Instant::now()) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that is gone is noticed, whether something is on its way to it or not.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_kernel_gives_up_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_up(&stream, &ConnectionLimits::default()).unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert!(socket.tcp_nodelay().unwrap());
     }
 }

@@ -21,7 +21,8 @@ pub struct ConnectionLimits {
     /// Bytes kept for a peer that does not read as fast as it is sent to, beyond what the kernel keeps. Must hold the
     /// largest message that is sent on the link. Against peers that stop reading to use up memory.
     pub spill_bytes: usize,
-    /// How long bytes may be kept before the peer is dropped: against the same.
+    /// How long bytes may be kept before the peer is dropped, longer by a second for each 16 KiB that it takes: against
+    /// the same.
     pub spill_time: Duration,
     /// How long a frame or line may take from its first to its last byte: against a byte now and then, which would
     /// hold a connection for ever.
@@ -54,7 +55,7 @@ impl Default for ConnectionLimits {
 impl ConnectionLimits {
     /// For links with messages as large as a block: template distribution, job declaration.
     pub fn bulk() -> Self {
-        Self { spill_bytes: 24 << 20, ..Self::default() }
+        Self { spill_bytes: 24 << 20, incomplete_time: Duration::from_secs(300), ..Self::default() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_sv2::frame::Header;
 use adit_sv2::noise::Sealer;
@@ -21,6 +21,8 @@ use crate::metrics::LinkMetrics;
 use crate::tls::TlsSession;
 use crate::{CloseReason, ConnectionLimits, PeerId};
 
+/// Bytes per second that a peer must take while something is kept for it, on average.
+const SLOWEST: f64 = 16_384.0;
 /// Bytes of a spill that are written at once, so that the lock is not held for long.
 const FLUSH_AT_ONCE: usize = 256 << 10;
 /// What all connections of a listener or dialer share.
@@ -82,6 +84,7 @@ pub(crate) enum After {
 pub(crate) struct Spill {
     bytes: Vec<u8>,
     sent: usize,
+    /// From when the peer's time to take it counts.
     since: Instant,
 }
 
@@ -221,12 +224,15 @@ impl<L> Slot<L> {
     }
 
     /// Writes what was kept; whether nothing is left.
-    pub(crate) fn flush(&mut self) -> Result<bool, CloseReason> {
+    pub(crate) fn flush(&mut self, now: Instant) -> Result<bool, CloseReason> {
         let Some(spill) = &mut self.spill else { return Ok(true) };
         let rest = &spill.bytes[spill.sent..];
         let rest = &rest[..rest.len().min(FLUSH_AT_ONCE)];
         let written = write(&self.write, rest)?;
         spill.sent += written;
+        // Who takes much takes its time: a block over a slow line.
+        spill.since += Duration::from_secs_f64(written as f64 / SLOWEST);
+        spill.since = spill.since.min(now);
         self.common.metrics.bytes_out.inc_by(written as u64);
         self.common.metrics.spill_bytes.dec_by(written as i64);
         if spill.sent == spill.bytes.len() {

@@ -126,7 +126,8 @@ impl<E: Engine> State<E> {
     /// Sends more of what was spilled; the connection can take it.
     pub(crate) fn flush(&mut self, peer: PeerId) {
         let Some(slot) = self.slots.get_mut(&peer) else { return };
-        match slot.flush() {
+        let now = Now::read();
+        match slot.flush(now.instant) {
             Ok(false) => return,
             Ok(true) => match slot.closing {
                 Some((reason, _)) => self.remove(peer, reason, Mode::Lingers),
@@ -134,7 +135,7 @@ impl<E: Engine> State<E> {
             },
             Err(reason) => self.lost.push((peer, reason)),
         }
-        self.settle(Now::read());
+        self.settle(now);
     }
 
     /// Deadlines, then the engine's own time.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_sv2::frame::Header;
 use adit_sv2::noise::ACT2_LEN;
@@ -181,6 +181,35 @@ async fn who_does_not_read_for_too_long_is_dropped() {
     let reason = "the peer does not read what is sent to it";
     assert_eq!(told, [Heard::Opened, Heard::Closed(reason.into())]);
     drop(deaf);
+}
+
+#[tokio::test]
+async fn who_reads_slowly_but_reads_is_kept() {
+    let connection = ConnectionLimits {
+        send_buffer: Some(4 << 10),
+        spill_bytes: 1 << 20,
+        spill_time: Duration::from_millis(1_500),
+        ..Default::default()
+    };
+    let running = Running::new();
+    let served = running.lines(ListenLimits { connection, ..Default::default() }).await;
+    let mut slow = connect_small(served.addr).await;
+    let peer = running.until(|engine| engine.open.first().copied()).await;
+    let said = vec![b'a'; 480 << 10];
+    running.hub.with(|_, _, out| out.line(peer, &said));
+    let begun = Instant::now();
+    let mut chunk = vec![0; 16 << 10];
+    let mut left = said.len() + 1;
+    while left > 0 {
+        let part = left.min(chunk.len());
+        within(slow.read_exact(&mut chunk[..part])).await.unwrap();
+        left -= part;
+        // The pace of the line.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(2), "no slower than the deadline");
+    assert_eq!(running.closed("slow-reader"), 0.0);
+    assert_eq!(running.metric("spill_bytes{link=\"Client\"}"), 0.0);
 }
 
 #[tokio::test]
