@@ -11,15 +11,18 @@ fn long_work(net: &mut Net, channel: u32, tip: u8, coinbase: usize) {
 
 #[test]
 fn a_coinbase_that_firmware_would_cut_is_refused_with_a_reason() {
-    for (user_agent, most, shows) in [
+    let firmware = [
         ("cgminer/4.11.1", 750, true),
         ("Antminer S19/1.0", 750, false),
         ("Antminer S21/1.0", 2_250, false),
         ("whatsminer/v1.0", 6_500, false),
         ("NiceHash/1.0.0", 500, false),
         ("", 750, false),
-    ] {
-        let mut net = Net::connected();
+    ];
+    for (mode, case) in MODES.into_iter().flat_map(|mode| firmware.map(|case| (mode, case))) {
+        let (user_agent, most, shows) = case;
+        let mut net = Net::in_mode(mode, "", "");
+        net.connect();
         net.subscribe(MINER, user_agent);
         net.authorize(MINER, "x");
         net.open(7, &[1, 2, 3, 4], 12);
@@ -37,6 +40,10 @@ fn a_coinbase_that_firmware_would_cut_is_refused_with_a_reason() {
         let text = format!("The pool's coinbase of {} bytes is longer than the {most}", most + 1);
         assert_eq!(told.iter().any(|line| line.contains(&text)), shows, "{told:?}");
         assert_eq!(net.closed, [(MINER, "coinbase-too-long")], "{user_agent}");
+        let counted = "translator_coinbase_too_long_total{firmware=";
+        let metrics = net.metrics();
+        let lines: Vec<_> = metrics.lines().filter(|line| line.contains(counted)).collect();
+        assert!(matches!(lines[..], [line] if line.ends_with("} 1")), "{lines:?}");
         // Back at once, it is told why it gets nothing, and does not get as far as a channel.
         net.sent();
         net.subscribe(MINER, user_agent);
@@ -47,7 +54,7 @@ fn a_coinbase_that_firmware_would_cut_is_refused_with_a_reason() {
         net.pass(Duration::from_secs(61));
         net.closed.clear();
         net.subscribe(MINER, user_agent);
-        assert_eq!(net.authorize(MINER, "x"), [r#"{"id":2,"result":true,"error":null}"#]);
+        assert_eq!(net.authorize(MINER, "x")[0], r#"{"id":2,"result":true,"error":null}"#);
     }
 }
 
@@ -262,18 +269,59 @@ fn methods_that_are_of_no_use_are_answered_and_the_connection_stays() {
 
 #[test]
 fn a_miner_is_never_silent_to_for_longer_than_a_minute() {
-    let mut net = Net::mining();
-    net.told(MINER);
-    let mut silence = 0;
-    for _ in 0..600 {
-        net.pass(Duration::from_secs(1));
-        let told = net.told(MINER);
-        silence += 1;
-        if let Some(job) = told.first() {
-            assert!((30..=55).contains(&silence), "{silence}");
-            assert!(!Notified::parse(job).clean, "what it works on is not thrown away");
-            silence = 0;
+    for mode in MODES {
+        let mut net = Net::in_mode(mode, "", "vardiff = false\n");
+        net.connect();
+        net.hello(MINER);
+        net.open(7, &[1, 2, 3, 4], 12);
+        net.work(7, 1, 0x11);
+        net.told(MINER);
+        let mut silence = 0;
+        for _ in 0..600 {
+            net.pass(Duration::from_secs(1));
+            let told = net.told(MINER);
+            silence += 1;
+            if let Some(job) = told.first() {
+                assert!((30..=55).contains(&silence), "{mode:?}: {silence}");
+                assert!(!Notified::parse(job).clean, "what it works on is not thrown away");
+                silence = 0;
+            }
         }
+        assert!(silence < 55);
     }
-    assert!(silence < 55);
+}
+
+#[test]
+fn a_slice_that_was_freed_rests_until_the_next_clean_job() {
+    for mode in MODES {
+        let mut net = Net::mining_in(mode);
+        let slice = |net: &Net, miner| net.engine.miners[&PeerId(miner)].extranonce1.unwrap();
+        let first = slice(&net, 1);
+        net.event(MINER, Link::Miner(0), Event::Closed("gone"));
+        net.frames.clear();
+        net.hello(PeerId(2));
+        assert_ne!(slice(&net, 2), first, "{mode:?}");
+        let channel = if mode == Channels::PerMiner { 8 } else { 7 };
+        if mode == Channels::PerMiner {
+            net.open(channel, &[2; 4], 12);
+        }
+        net.work(channel, 2, 0x11);
+        net.hello(PeerId(3));
+        assert_ne!(slice(&net, 3), first, "{mode:?}: the same tip");
+        net.work(channel, 3, 0x22);
+        net.hello(PeerId(4));
+        assert_eq!(slice(&net, 4), first, "{mode:?}");
+    }
+}
+
+#[test]
+fn a_miner_that_did_not_authorise_is_asked_to_begin_anew() {
+    // cgminer that took a refused user for a good one.
+    let mut net = Net::connected();
+    net.subscribe(MINER, "cgminer/4.11.1");
+    let share = r#"{"params": ["farm.rig1", "1", "00000000", "6b00f646", "3e2c0900"], "id": 4, "method": "mining.submit"}"#;
+    let reconnect = r#"{"id":null,"method":"client.reconnect","params":[]}"#.to_owned();
+    let told = net.line(MINER, share);
+    assert_eq!(told, [refused(24, "Unauthorized worker"), vec![reconnect]].concat());
+    assert_eq!(net.line(MINER, share), refused(24, "Unauthorized worker"), "asked once");
 }
