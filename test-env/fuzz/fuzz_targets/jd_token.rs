@@ -88,6 +88,9 @@ fn used(capacity: usize, steps: &[(Use, u8, u8)]) {
             }
             Use::Wait => now += u32::from(*life % 8),
         }
-        assert!(tokens.len() <= capacity && tokens.is_empty() == (tokens.len() == 0));
+        assert!(tokens.len() <= capacity);
+        if tokens.is_empty() {
+            assert_eq!(tokens.len(), 0);
+        }
     }
 }

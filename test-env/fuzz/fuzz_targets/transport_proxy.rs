@@ -27,12 +27,12 @@ const MAX_BODY: usize = 2_048;
 fuzz_target!(|data: &[u8]| {
     let Some((piece, bytes)) = data.split_first() else { return };
     let (whole, taken) = read(bytes, usize::MAX);
-    assert_eq!(read(bytes, usize::from(*piece) + 1), (whole.clone(), taken), "in pieces");
+    assert_eq!(read(bytes, usize::from(*piece) + 1), (whole, taken), "in pieces");
     match &whole {
         Ok(source) => {
             assert_eq!(*source, model(&bytes[..taken]));
             // A header is whole in itself, and what follows it is nothing to it.
-            assert_eq!(read(&bytes[..taken], 1), (whole.clone(), taken));
+            assert_eq!(read(&bytes[..taken], 1), (whole, taken));
             let short = &bytes[..taken - 1];
             assert_eq!(read(short, 1).0, Err(CloseReason::PeerClosed));
         }

@@ -151,7 +151,7 @@ fn read(
             other => panic!("{other:?}"),
         }));
         assert_eq!(batch.len(), read.len() - before);
-        assert_eq!(batch.is_empty(), batch.len() == 0);
+        assert_eq!(batch.is_empty(), read.len() == before);
         batch.clear();
         if let Err(reason) = outcome {
             return (read, Some(reason));

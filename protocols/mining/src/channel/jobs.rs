@@ -34,6 +34,8 @@ pub(crate) struct JobTable {
     stale: Vec<u32>,
     seen: Vec<SharedSet>,
     spent: SpentJobs,
+    /// Whether a custom job ever came: which of their tips still count, only the caller knows then.
+    custom: bool,
     /// Shares that the last finished job saw: room for the next.
     expected_shares: usize,
 }
@@ -87,6 +89,9 @@ struct SpentJobs(Vec<(u64, u64)>);
 /// Jobs with shares that may die on one tip; further custom ones are refused then. 16 bytes each.
 const MAX_SPENT_JOBS: usize = 1_024;
 
+/// The same on all tips that still count, of which a client may claim some that will never be.
+const MAX_SPENT_JOBS_IN_ALL: usize = 4 * MAX_SPENT_JOBS;
+
 impl SpentJobs {
     fn admit(&self, tip: &Tip, job: &Job) -> Result<(), JobTableError> {
         let tip = digest(&tip.prev_hash);
@@ -94,25 +99,24 @@ impl SpentJobs {
         if self.0.contains(&(tip, job)) {
             return Err(JobTableError::Repeated);
         }
-        match self.0.iter().filter(|(other, _)| *other == tip).count() {
-            MAX_SPENT_JOBS.. => Err(JobTableError::TooManyJobs),
-            _ => Ok(()),
+        let on_tip = self.0.iter().filter(|(other, _)| *other == tip).count();
+        if on_tip >= MAX_SPENT_JOBS || self.0.len() >= MAX_SPENT_JOBS_IN_ALL {
+            return Err(JobTableError::TooManyJobs);
         }
+        Ok(())
     }
 
-    /// Forgets jobs of all tips but these: no custom job is taken on an older one.
-    fn keep(&mut self, prev_hashes: [&[u8; 32]; 2]) {
-        let tips = prev_hashes.map(digest);
-        self.0.retain(|(tip, _)| tips.contains(tip));
+    /// Forgets jobs of all tips but these.
+    fn keep(&mut self, counts: impl Fn(u64) -> bool) {
+        self.0.retain(|(tip, _)| counts(*tip));
     }
 
     fn add(&mut self, tip: &Tip, job: &Job) {
-        let tip = digest(&tip.prev_hash);
-        if self.0.len() >= MAX_SPENT_JOBS {
-            // Those of a tip that has passed. Of one tip there are never many more: see `admit`.
-            self.0.retain(|(other, _)| *other == tip);
+        // Never by custom jobs, but for those that are live now: see `admit`.
+        if self.0.len() >= MAX_SPENT_JOBS_IN_ALL + MAX_LIVE_JOBS {
+            self.0.remove(0);
         }
-        self.0.push((tip, digest(&job.header_space())));
+        self.0.push((digest(&tip.prev_hash), digest(&job.header_space())));
     }
 }
 
@@ -161,6 +165,7 @@ impl JobTable {
         }
         if let Some(Active { tip, custom: Some(_), .. }) = &active {
             self.admit_custom(&job, tip)?;
+            self.custom = true;
         }
         // By the root as well: a client may get one job as a standard and again as an extended one.
         let same = self.slots.iter().find(|slot| {
@@ -211,8 +216,10 @@ impl JobTable {
             let ahead = |a: &Active| a.custom.is_some() && a.tip.prev_hash == prev_hash;
             other == id || slot.active.as_ref().is_some_and(ahead)
         });
-        if let Some(before) = before.filter(|before| *before != prev_hash) {
-            self.spent.keep([&prev_hash, &before]);
+        // With custom jobs the newest may be on a tip that only its client has heard of.
+        if let Some(before) = before.filter(|before| *before != prev_hash && !self.custom) {
+            let tips = [digest(&prev_hash), digest(&before)];
+            self.spent.keep(|tip| tips.contains(&tip));
         }
         // Room was made when the job came, and the job before it was not finished then.
         if let Some(slot) = self.position(id).map(|at| &self.slots[at])
@@ -221,6 +228,12 @@ impl JobTable {
             self.seen[slot.seen].set.reset(self.expected_shares);
         }
         Ok(())
+    }
+
+    /// No custom job will be taken on any tip but these: what was paid on others need not be known any more.
+    pub(crate) fn forget_other_tips<'h>(&mut self, tips: impl Iterator<Item = &'h [u8; 32]>) {
+        let tips: Vec<u64> = tips.map(digest).collect();
+        self.spent.keep(|tip| tips.contains(&tip));
     }
 
     /// Every job dies of which `keep` says no.
@@ -313,6 +326,17 @@ impl JobTable {
                 block: is_block.then_some(hash),
             }),
         }
+    }
+
+    /// The hash of a share that is a block on a live job, whatever else is wrong with it.
+    pub(crate) fn block_of(&self, share: &Share<'_>, extranonce_size: usize) -> Option<BlockHash> {
+        let slot = self.get(share.job_id)?;
+        let active = slot.active.as_ref()?;
+        if share.extranonce.len() != extranonce_size {
+            return None;
+        }
+        let hash = slot.header(active, share)?.hash();
+        active.tip.network_target.is_met_by(&hash).then_some(hash)
     }
 
     /// What a template provider needs of a share on a live job.

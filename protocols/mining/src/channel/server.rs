@@ -11,6 +11,7 @@ use super::jobs::{Active, JobTable, JobTableError, Solution};
 use super::{Acceptance, ChannelKind};
 use crate::custom::Portion;
 use crate::extranonce::Extranonce;
+use crate::header::BlockHash;
 use crate::job::Job;
 use crate::share::{AcceptedShare, MAX_NTIME_AHEAD, RejectedShare, Share};
 use crate::target::Target;
@@ -163,6 +164,12 @@ impl ServerChannel {
         });
     }
 
+    /// Custom jobs will be taken on these previous hashes only, or on new ones: to be called at each new tip, since what
+    /// was paid on any other is remembered until then, for up to 4,096 jobs.
+    pub fn forget_other_tips<'h>(&mut self, prev_hashes: impl Iterator<Item = &'h [u8; 32]>) {
+        self.jobs.forget_other_tips(prev_hashes);
+    }
+
     /// Whether there is a live custom job on this previous hash.
     pub fn has_custom_job_on(&self, prev_hash: &[u8; 32]) -> bool {
         self.jobs.any(|slot| {
@@ -177,10 +184,12 @@ impl ServerChannel {
     ///
     /// That is the present time, and always later than before: a miner that begins its search anew
     /// with every job would otherwise repeat all hashes that it has done, and find its shares again.
+    /// Where jobs were sent again so often that this is far ahead of the clock, none is: the next
+    /// one brings the target into force.
     pub fn renew_job(&mut self, job_id: u32, now_unix: u32) -> Option<u32> {
         let slot = self.jobs.newest_given().map(|(_, slot)| slot)?;
         let (job, last) = (slot.job.clone(), slot.active.as_ref()?);
-        let min_ntime = now_unix.max(last.min_ntime.saturating_add(1));
+        let min_ntime = renewed_at(last.min_ntime, last.tip.min_ntime, now_unix)?;
         let active = Active { min_ntime, ..self.activation(last.tip.clone()) };
         self.insert(job_id, job, Some(active)).ok()?;
         Some(min_ntime)
@@ -221,6 +230,12 @@ impl ServerChannel {
             now_unix.saturating_add(MAX_NTIME_AHEAD),
             self.options.max_shares_per_job,
         )
+    }
+
+    /// The hash of a share that is not to be judged, where it is a block: it is not remembered, so
+    /// that it may come again.
+    pub fn block_of(&self, share: &Share<'_>) -> Option<BlockHash> {
+        self.jobs.block_of(share, self.options.extranonce_size)
     }
 
     /// Counts an accepted share into the next acknowledgement: at once, or when it is stored.
@@ -458,6 +473,17 @@ impl ServerChannel {
         if fits { Ok(()) } else { Err(JobTableError::ExtranonceSize) }
     }
 }
+
+/// From what time on a job is sent again; none where that is too far ahead of the clock. A tip may be ahead of it, too.
+pub(super) fn renewed_at(last: u32, tip: u32, now_unix: u32) -> Option<u32> {
+    let min_ntime = now_unix.max(last.saturating_add(1));
+    let latest = now_unix.max(tip).saturating_add(MAX_RENEWAL_AHEAD);
+    (min_ntime <= latest).then_some(min_ntime)
+}
+
+/// How far ahead of the clock a job that is sent again may begin, in seconds: devices do not start far in the future,
+/// and what they roll on top must stay a valid block's time.
+const MAX_RENEWAL_AHEAD: u32 = 60;
 
 /// The new prefix has another length than the old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

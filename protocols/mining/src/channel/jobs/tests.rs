@@ -135,8 +135,24 @@ fn copies_of_any_job_do_not_pay_its_shares_again() {
     submit(&mut table, 40, 1);
     table.clear();
     assert_eq!(again(&mut table), Err(JobTableError::Repeated));
-    // Two tips later nobody takes jobs of the first one: what was paid there need not be known.
-    for (id, mark) in [(50, 3), (51, 4), (52, 5)] {
+    // A tip that only the client has heard of is none to forget another for.
+    table.insert(42, job(1, 20), prefix, None, Some(custom(9))).unwrap();
+    table.insert(43, job(43, 20), prefix, None, None).unwrap();
+    table.activate(43, active(3)).unwrap();
+    assert_eq!(again(&mut table), Err(JobTableError::Repeated));
+    // When nobody takes jobs on it any more, what was paid there need not be known.
+    assert!(!table.spent.0.is_empty());
+    table.forget_other_tips([active(3).tip.prev_hash, active(9).tip.prev_hash].iter());
+    assert!(table.spent.0.is_empty(), "{:?}", table.spent);
+}
+
+/// Where the client brings no jobs of its own the server's tips are all there are.
+#[test]
+fn what_was_paid_on_former_tips_is_forgotten() {
+    let prefix = Extranonce::new(&[1, 2, 3, 4]).unwrap();
+    let mut table = JobTable::default();
+    for mark in 1..=9 {
+        let id = u32::from(mark);
         table.insert(id, job(id, 20), prefix, None, None).unwrap();
         table.activate(id, active(mark)).unwrap();
         submit(&mut table, id, 1);
@@ -159,10 +175,18 @@ fn custom_jobs_of_one_tip_are_bounded() {
     }
     assert_eq!(outcome, Err(JobTableError::TooManyJobs));
     assert_eq!(id as usize, MAX_SPENT_JOBS + MAX_LIVE_JOBS + 1);
-    // The next tip begins anew, and makes the list of the last one short.
-    for next in id..id + 100 {
-        table.insert(next, distinct(next), prefix, None, Some(custom(2))).unwrap();
-        submit(&mut table, next, 1);
+    // Others begin anew, but do not make room for that one; and there are not many of them.
+    for mark in 2..10 {
+        while table.insert(id, distinct(id), prefix, None, Some(custom(mark))).is_ok() {
+            submit(&mut table, id, 1);
+            id += 1;
+        }
+        let again = table.insert(id, distinct(1), prefix, None, Some(custom(1)));
+        assert!(matches!(again, Err(JobTableError::Repeated | JobTableError::TooManyJobs)));
     }
-    assert!(table.spent.0.len() < 200);
+    assert!(table.spent.0.len() <= MAX_SPENT_JOBS_IN_ALL + MAX_LIVE_JOBS);
+    assert!(table.spent.0.capacity() <= 2 * (MAX_SPENT_JOBS_IN_ALL + MAX_LIVE_JOBS));
+    // A new tip of the server's ends that.
+    table.forget_other_tips([custom(77).tip.prev_hash].iter());
+    table.insert(id, distinct(id), prefix, None, Some(custom(77))).unwrap();
 }
