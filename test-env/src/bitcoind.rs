@@ -10,7 +10,7 @@ pub use coins::{Coin, coins_of, op_true_address, op_true_script, spendable_coins
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::OnceLock,
@@ -127,10 +127,10 @@ impl Bitcoind {
         for attempt in 1.. {
             node.rpc_addr.set_port(match options.rpc_port {
                 Some(port) => port,
-                None => free_port()?,
+                None => crate::ports::free_port()?,
             });
             node.p2p_addr = match options.listen {
-                true => Some((Ipv4Addr::LOCALHOST, free_port()?).into()),
+                true => Some((Ipv4Addr::LOCALHOST, crate::ports::free_port()?).into()),
                 false => None,
             };
             node.arguments =
@@ -399,8 +399,4 @@ fn names_knots(program: &Path) -> Result<bool> {
     let output = Command::new(program).arg("-version").output().context("bitcoind -version")?;
     ensure!(output.status.success(), "{} -version failed", program.display());
     Ok(String::from_utf8_lossy(&output.stdout).contains("Knots"))
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

@@ -198,7 +198,9 @@ async fn roles_that_hang_or_talk_nonsense_hold_up_nobody() {
     let nonsense = Fake::role(json!([1, "two", null])).await;
     nonsense.set(|said| said.metrics = "a{\nb b b\n\u{0}\nc{x=\"\\\"} 1\n".repeat(1_000));
     // Nobody there at all.
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = held.local_addr().unwrap();
     let roles = [
         ("hangs", "pool", hangs.addr),
         ("nonsense", "translator", nonsense.addr),

@@ -113,9 +113,10 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
 async fn a_pool_starts_before_its_provider_and_says_what_it_waits_for() {
     let folder = tempfile::tempdir().unwrap();
     let mut provider = TemplateProvider::start().await;
-    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Bound and not listening: nobody answers, and nobody else gets the port.
+    let away = tokio::net::TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let gone = away.local_addr().unwrap();
-    drop(away);
     let text = config(
         folder.path(),
         "127.0.0.1:0".parse().unwrap(),

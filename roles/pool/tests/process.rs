@@ -4,9 +4,10 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use adit_pool::store::Store;
 use common::{Miner, News, TemplateProvider, authority, config};
@@ -44,15 +45,20 @@ impl Drop for Process {
     }
 }
 
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// An address of the loopback for a pool that is killed and comes back: each process of tests has a range of its own, and
+/// nothing but these tests uses it, so that the port stays free meanwhile.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(34_254);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let port = NEXT.fetch_add(1, Ordering::Relaxed);
+    (Ipv4Addr::new(127, 64 | high, middle, low), port).into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut provider = TemplateProvider::start().await;
-    let address = free_address();
+    let address = own_address();
     let file = folder.path().join("pool.toml");
     std::fs::write(&file, config(folder.path(), address, &provider, "shares.ack_batch = 3"))
         .unwrap();
@@ -104,7 +110,7 @@ async fn what_was_acknowledged_survives_kill_9_and_blocks_are_submitted_again() 
 async fn miners_are_sent_elsewhere_on_sigusr1_and_before_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut provider = TemplateProvider::start().await;
-    let address = free_address();
+    let address = own_address();
     let file = folder.path().join("pool.toml");
     let more = "drain.host = \"next.example\"\ndrain.port = 4321\ndrain.seconds = 7";
     std::fs::write(&file, config(folder.path(), address, &provider, more)).unwrap();

@@ -108,9 +108,13 @@ const SUBSCRIBE: &str = r#"{"id":1,"method":"mining.subscribe","params":["cgmine
 const PING: &str = r#"{"id":7,"method":"mining.ping","params":[]}"#;
 const PONG: &str = "{\"id\":7,\"result\":\"pong\",\"error\":null}\n";
 
-/// A port where nobody listens: taken, and given back.
+/// A port where nobody listens and that nobody else gets as long as this process lives.
 async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 #[test]
@@ -391,6 +395,31 @@ async fn users_and_certificates_are_renewed_while_it_runs() {
     assert!(later.ask(&login("old")).await.contains("\"error\":[24,"));
     assert!(later.ask(&login("new")).await.contains("\"result\":true"));
     assert_eq!(kept.ask(PING).await, PONG, "who is there stays");
+    handle.shutdown();
+    timeout(SOON, handle.wait()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_upstream_is_dialled_however_often_the_configuration_changes_meanwhile() {
+    // Takes connections and says nothing, so that each attempt takes its time.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"";
+    let handle = started(address, listen, Path::new("/")).await;
+    listener(&handle, "miners").await;
+    let (held, _) = timeout(SOON, silent.accept()).await.unwrap().unwrap();
+    let gone = nobody().await;
+    // Each change is another attempt, more than may wait; the last is the one that matters.
+    for change in 0..40 {
+        let upstream = if change == 39 { good.local_addr().unwrap() } else { gone };
+        let text = format!(
+            "[http]\nlisten = \"127.0.0.1:0\"\n[[upstream]]\nurl = \"stratum2+tcp://{upstream}\"\nuser_identity = \"{change}\"\n{listen}\n"
+        );
+        handle.reload(parse_config::<Config>(&text, Path::new("/")).unwrap()).unwrap();
+    }
+    drop(held);
+    timeout(SOON, good.accept()).await.expect("the one that is in the list is dialled").unwrap();
     handle.shutdown();
     timeout(SOON, handle.wait()).await.unwrap().unwrap();
 }
