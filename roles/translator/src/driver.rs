@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Verifier, hash_password};
 use crate::config::{Config, EXAMPLE, Listen};
-use crate::engine::{Dial, Effect, Link, Login, TranslatorEngine};
+use crate::engine::{Dial, DialId, Effect, Link, Login, TranslatorEngine};
 use crate::metrics::Metrics;
 
 /// The role, for the binary and for programs that run a translator inside.
@@ -105,8 +105,10 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
                 tokio::spawn(verify(login, verifier.clone(), hub));
             }
             Effect::Dial(dial) => {
-                if dials.try_send(dial).is_err() {
-                    tracing::error!("an upstream is not dialled: too many attempts wait");
+                if let Err(error) = dials.try_send(dial) {
+                    // The engine waits for what becomes of it, and is not to be entered from here.
+                    let hub = later.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    tokio::spawn(not_dialled(error.into_inner().id, hub));
                 }
             }
         }
@@ -194,6 +196,15 @@ async fn verify(login: Login, verifier: Verifier, hub: Option<Hub<TranslatorEngi
     let verdict = verifier.verify(&login.user, &login.password).await;
     if let Some(hub) = hub {
         let _ = hub.try_with(|engine, now, out| engine.verified(login.peer, verdict, now, out));
+    }
+}
+
+/// Too many attempts wait already.
+async fn not_dialled(id: DialId, hub: Option<Hub<TranslatorEngine>>) {
+    tracing::error!("an upstream is not dialled: too many attempts wait");
+    if let Some(hub) = hub {
+        let reason = "too many attempts wait";
+        let _ = hub.try_with(|engine, now, _| engine.dial_failed(id, reason, now));
     }
 }
 

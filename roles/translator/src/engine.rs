@@ -282,7 +282,7 @@ impl TranslatorEngine {
                     Channels::PerMiner => self.upstream.queue(peer, miner, now.instant),
                     Channels::Aggregated => miner.join_aggregate(peer, &mut self.core, now, out),
                 }
-                self.open_channels(out);
+                self.open_channels(now, out);
             }
             Next::Close(reason) => self.close_miner(peer, reason, out),
         }
@@ -356,7 +356,7 @@ impl TranslatorEngine {
         for (peer, reason) in late {
             self.close_miner(peer, reason, out);
         }
-        self.open_channels(out);
+        self.open_channels(now, out);
     }
 }
 

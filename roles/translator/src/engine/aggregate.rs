@@ -15,7 +15,7 @@ use adit_sv2::tlv::USER_IDENTITY_LIMIT;
 use adit_transport::{Now, Outbox, PeerId, Shared};
 
 use super::channel::{Channel, Work};
-use super::job::{MAX_JOBS, V1Job, write_notify};
+use super::job::{Jobs, MAX_JOBS, V1Job, write_notify};
 use super::miner::{Miner, nearly_whole};
 use super::{Core, Effect};
 
@@ -35,8 +35,7 @@ pub(super) struct Aggregate {
     pub(super) channel: Channel,
     /// Whether shares can still be sent on it.
     pub(super) live: bool,
-    /// Oldest first.
-    jobs: Vec<V1Job>,
+    pub(super) jobs: Jobs,
     /// Whether the newest job voids what was before.
     clean: bool,
     /// Most times that the newest job was given to a miner again.
@@ -71,7 +70,7 @@ impl Aggregate {
         Self {
             channel,
             live: true,
-            jobs: Vec::new(),
+            jobs: Jobs::default(),
             clean: true,
             aliases: 0,
             last_notify: now,
@@ -86,18 +85,22 @@ impl Aggregate {
 
     /// Whether there is something to work on.
     pub(super) fn has_work(&self) -> bool {
-        !self.jobs.is_empty()
+        self.jobs.newest().is_some()
     }
 
     /// The job of an id that a miner names.
     pub(super) fn job(&self, id: u64) -> Option<&V1Job> {
-        let id = id & !(ALIASES - 1);
-        self.jobs.iter().rev().find(|job| job.id == id)
+        self.jobs.get(id & !(ALIASES - 1))
+    }
+
+    /// The same, if it is over: nothing but blocks counts on it.
+    pub(super) fn job_over(&self, id: u64) -> Option<V1Job> {
+        self.jobs.get_over(id & !(ALIASES - 1))
     }
 
     /// Adds the newest; it may replace all others.
     pub(super) fn push(&mut self, work: Arc<Work>, void_others: bool, job_ids: &mut u64, now: Now) {
-        let last = self.jobs.last();
+        let last = self.jobs.newest();
         let replace = void_others || last.is_none_or(|last| !last.live && self.live);
         self.clean = replace || last.is_some_and(|last| last.work.prefix != work.prefix);
         let again = last.filter(|last| {
@@ -113,19 +116,15 @@ impl Aggregate {
         let announced = Target::from_difficulty(difficulty);
         *job_ids = (*job_ids & !(ALIASES - 1)) + 2 * ALIASES - 1;
         let id = *job_ids & !(ALIASES - 1);
-        if replace {
-            self.jobs.clear();
-        } else if self.jobs.len() == MAX_JOBS {
-            self.jobs.remove(0);
-        }
-        self.jobs.push(V1Job { id, announced, ntime, live: self.live, work });
+        let job = V1Job { id, announced, ntime, live: self.live, work };
+        self.jobs.push(job, replace);
         self.aliases = 0;
         self.last_notify = now.instant;
     }
 
     /// The newest work, as a job of its own.
     pub(super) fn push_again(&mut self, void_others: bool, job_ids: &mut u64, now: Now) {
-        if let Some(work) = self.jobs.last().map(|job| job.work.clone()) {
+        if let Some(work) = self.jobs.newest().map(|job| job.work.clone()) {
             self.push(work, void_others, job_ids, now);
         }
     }
@@ -133,7 +132,7 @@ impl Aggregate {
     /// The connection is gone: miners go on with what they have, though nobody pays for that.
     pub(super) fn orphan(&mut self) {
         self.live = false;
-        self.jobs.iter_mut().for_each(|job| job.live = false);
+        self.jobs.orphan();
     }
 
     /// Whether miners have not heard anything for so long.
@@ -177,7 +176,7 @@ pub(super) fn fan_out(
 ) {
     // For a moment apart, so that miners can be given both.
     let Some(aggregate) = core.aggregate.take() else { return };
-    if let Some(job) = aggregate.jobs.last() {
+    if let Some(job) = aggregate.jobs.newest() {
         let mut lines = Lines { clean: aggregate.clean, written: Vec::new() };
         for (peer, miner) in miners.iter_mut().filter(|(_, miner)| miner.is_introduced()) {
             miner.take_job(*peer, job, &mut lines, core, now, out);
@@ -216,7 +215,7 @@ impl Miner {
         out: &mut Outbox<Effect>,
     ) {
         let Some(aggregate) = core.aggregate.take() else { return };
-        if let Some(job) = aggregate.jobs.last() {
+        if let Some(job) = aggregate.jobs.newest() {
             let mut lines = Lines { clean: true, written: Vec::new() };
             self.take_job(peer, job, &mut lines, core, now, out);
         }
@@ -233,7 +232,7 @@ impl Miner {
         out: &mut Outbox<Effect>,
     ) {
         let Some(mut aggregate) = core.aggregate.take() else { return };
-        if let Some(job) = aggregate.jobs.last() {
+        if let Some(job) = aggregate.jobs.newest() {
             let times = if self.aggregated.last == job.id { self.aggregated.times + 1 } else { 0 };
             if times < ALIASES {
                 let mut again = job.clone();
@@ -281,7 +280,8 @@ impl Miner {
 
     /// What it was told to meet on a job of all miners.
     pub(super) fn told_for(&self, job: &V1Job, id: u64) -> Target {
-        let difficulty = self.difficulty.unwrap_or_default();
+        // One that was told none has the job from another.
+        let Some(difficulty) = self.difficulty else { return job.announced };
         let share = &self.aggregated;
         let difficulty = if id < share.before { difficulty.min(share.easier) } else { difficulty };
         Target::from_difficulty(difficulty).max(job.announced)

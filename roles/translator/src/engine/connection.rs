@@ -24,6 +24,9 @@ const SETUP_TIME: Duration = Duration::from_secs(10);
 /// Time for the answer to `RequestExtensions`: servers that know no extensions do not answer.
 const NEGOTIATION_TIME: Duration = Duration::from_secs(1);
 
+/// A connection that stood so long was a good one: whoever ends it by `Reconnect` may be connected to again at once.
+const LASTING: Duration = Duration::from_secs(60);
+
 /// Which of the connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Place {
@@ -59,7 +62,14 @@ impl TranslatorEngine {
                 self.retiring_frame(peer, &header, payload, now, out);
             }
             (Event::Line(_), _) => out.close(peer, "line-on-a-frame-connection"),
-            (Event::Closed(reason), Some(place)) => self.lost(place, reason, false, now, out),
+            (Event::Closed(reason), Some(place)) => {
+                let upstream = self.at(place);
+                if upstream.answers_nothing() {
+                    let index = upstream.index;
+                    self.upstreams.get_mut(index).wants_extensions = true;
+                }
+                self.lost(place, reason, false, now, out);
+            }
             (Event::Closed(_), None) => self.end_retiring(peer),
         }
     }
@@ -135,8 +145,7 @@ impl TranslatorEngine {
         now: Now,
         out: &mut Outbox<Effect>,
     ) -> Result<(), Violation> {
-        let negotiates = self.core.settings.channels == Channels::Aggregated;
-        if header.extension_type == EXTENSIONS_NEGOTIATION && negotiates {
+        if header.extension_type == EXTENSIONS_NEGOTIATION && self.negotiates(place) {
             return match read(Extensions::decode(header, payload))? {
                 Some((message, _)) => self.extensions(place, peer, &message, now, out),
                 None => Ok(()),
@@ -204,16 +213,24 @@ impl TranslatorEngine {
         if success.used_version != PROTOCOL_VERSION {
             return Err(Violation("another-protocol-version"));
         }
-        let aggregated = self.core.settings.channels == Channels::Aggregated;
+        let negotiates = self.negotiates(place);
         let upstream = self.at(place);
         upstream.fixed_version = success.flags & REQUIRES_FIXED_VERSION != 0;
-        if aggregated {
+        if negotiates {
             upstream.stage = Stage::Negotiating { peer, since: now.instant };
             request_extensions(peer, out);
         } else {
             self.ready(place, peer, now, out);
         }
         Ok(())
+    }
+
+    /// Whether extensions are asked for: to name workers on the channel of all. A miner's own channel names it already, so
+    /// that they are asked for only where it is not opened otherwise.
+    fn negotiates(&mut self, place: Place) -> bool {
+        let index = self.at(place).index;
+        self.core.settings.channels == Channels::Aggregated
+            || self.upstreams.get(index).wants_extensions
     }
 
     fn extensions(
@@ -259,7 +276,7 @@ impl TranslatorEngine {
         upstream.ready = now.instant;
         match place {
             Place::Active => self.work_for_it(now, out),
-            Place::Candidate => self.open_of_all(place, out),
+            Place::Candidate => self.open_of_all(place, now, out),
         }
     }
 
@@ -274,6 +291,8 @@ impl TranslatorEngine {
         let host = message.new_host.to_clean_string();
         let upstream = self.at(place);
         let (index, mut target) = (upstream.index, upstream.target.clone());
+        let age = now.instant.saturating_duration_since(upstream.ready);
+        let lasted = upstream.is_ready() && age >= LASTING;
         let elsewhere = !host.is_empty() && host != target.host;
         let follows = !elsewhere || target.authority_key.is_some();
         if follows {
@@ -288,17 +307,18 @@ impl TranslatorEngine {
             tracing::warn!(host, "not followed: no authority key is configured to know it by");
         }
         match place {
-            Place::Active => self.retire(now, out),
+            Place::Active => {
+                self.core.metrics.failover("reconnect");
+                self.retire(now, out);
+            }
             Place::Candidate => {
                 if let Some(peer) = self.candidate.take().and_then(|c| c.stage.peer()) {
                     out.close(peer, "asked-to-reconnect");
                 }
             }
         }
-        if follows {
-            self.upstreams.redirect(index, target);
-        } else {
-            self.upstreams.lost(index, &target, "asked to reconnect elsewhere", now.instant);
+        if !self.upstreams.redirect(index, follows.then_some(target), lasted, now.instant) {
+            self.core.metrics.upstream_fault("reconnect");
         }
         self.dial(now, out);
     }

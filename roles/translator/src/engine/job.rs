@@ -11,6 +11,9 @@ use super::channel::Work;
 /// Jobs of a miner that it may still send shares for; the oldest makes room. At a job every 30 seconds, 8 minutes.
 pub(super) const MAX_JOBS: usize = 16;
 
+/// Jobs before those on the same tip, on which nothing but blocks counts; the oldest makes room.
+const MAX_OVER: usize = 64;
+
 /// Shares of one miner on one tip above which further ones are refused: 16 bytes each, paid for with work.
 const MAX_SHARES: usize = 1 << 20;
 
@@ -30,24 +33,40 @@ pub(super) struct V1Job {
     pub(super) live: bool,
 }
 
-/// The jobs of one miner, oldest first.
+/// The jobs of one miner, or of the channel of all.
 #[derive(Debug, Default)]
-pub(super) struct V1Jobs {
+pub(super) struct Jobs {
+    /// Oldest first.
     jobs: Vec<V1Job>,
-    /// All headers accepted on this tip, whatever their job: a job that comes again under a new id pays none twice.
-    seen: SeenShares,
-    seen_on: [u8; 32],
+    /// Those that made room, or were taken back, on the tip of the newest, oldest first: a device may still be at them, and
+    /// to the network a block is a block.
+    over: Vec<Over>,
 }
 
-impl V1Jobs {
+/// What is left of a job that is over.
+#[derive(Debug)]
+struct Over {
+    id: u64,
+    live: bool,
+    work: Arc<Work>,
+}
+
+impl Jobs {
     /// Adds the newest; it may replace all others.
     pub(super) fn push(&mut self, job: V1Job, replace: bool) {
-        if replace {
-            self.jobs.clear();
-        }
-        self.seen_from(&job.work.tip.prev_hash);
-        if self.jobs.len() == MAX_JOBS {
-            self.jobs.remove(0);
+        let length = self.jobs.len();
+        let end = if replace { length } else { (length + 1).saturating_sub(MAX_JOBS) };
+        // Those of a channel that is gone are of no use on another.
+        let counts =
+            |work: &Work, live| work.tip.prev_hash == job.work.tip.prev_hash && live == job.live;
+        self.over.retain(|over| counts(&over.work, over.live));
+        for V1Job { id, work, live, .. } in self.jobs.drain(..end) {
+            if counts(&work, live) {
+                if self.over.len() == MAX_OVER {
+                    self.over.remove(0);
+                }
+                self.over.push(Over { id, live, work });
+            }
         }
         self.jobs.push(job);
     }
@@ -56,8 +75,21 @@ impl V1Jobs {
         self.jobs.iter().rev().find(|job| job.id == id)
     }
 
+    /// One that is over, on which nothing but blocks counts.
+    pub(super) fn get_over(&self, id: u64) -> Option<V1Job> {
+        let Over { live, work, .. } = self.over.iter().rev().find(|job| job.id == id)?;
+        let (announced, ntime) = (work.target, work.min_ntime);
+        Some(V1Job { id, work: work.clone(), announced, ntime, live: *live })
+    }
+
     pub(super) fn newest(&self) -> Option<&V1Job> {
         self.jobs.last()
+    }
+
+    /// The channel of all these jobs is gone.
+    pub(super) fn orphan(&mut self) {
+        self.jobs.iter_mut().for_each(|job| job.live = false);
+        self.over.iter_mut().for_each(|job| job.live = false);
     }
 
     #[cfg(test)]
@@ -65,9 +97,40 @@ impl V1Jobs {
         self.jobs.last_mut().expect("a job")
     }
 
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.jobs.len(), self.over.len())
+    }
+}
+
+/// The jobs of one miner.
+#[derive(Debug, Default)]
+pub(super) struct V1Jobs {
+    pub(super) jobs: Jobs,
+    /// All headers accepted on this tip, whatever their job: a job that comes again under a new id pays none twice.
+    seen: SeenShares,
+    seen_on: [u8; 32],
+}
+
+impl V1Jobs {
+    /// Adds the newest; it may replace all others.
+    pub(super) fn push(&mut self, job: V1Job, replace: bool) {
+        self.seen_from(&job.work.tip.prev_hash);
+        self.jobs.push(job, replace);
+    }
+
+    pub(super) fn newest(&self) -> Option<&V1Job> {
+        self.jobs.newest()
+    }
+
+    #[cfg(test)]
+    pub(super) fn newest_mut(&mut self) -> &mut V1Job {
+        self.jobs.newest_mut()
+    }
+
     /// The channel of all these jobs is gone.
     pub(super) fn orphan(&mut self) {
-        self.jobs.iter_mut().for_each(|job| job.live = false);
+        self.jobs.orphan();
     }
 
     /// Remembers a share that is accepted on this tip.

@@ -43,8 +43,12 @@ pub(super) struct Configured {
     pub(super) granted: Option<usize>,
     /// It has refused to grant more bytes of extranonce than these.
     pub(super) grants_most: Option<usize>,
+    /// It closed a connection at the first request for a channel: perhaps it serves nobody without extensions.
+    pub(super) wants_extensions: bool,
     /// Where it asked us to connect, once.
     redirect: Option<DialTarget>,
+    /// How often it asked for that, one time soon after the other.
+    redirects: u32,
     failures: u32,
     /// It is not tried before.
     not_before: Option<Instant>,
@@ -58,7 +62,9 @@ impl Configured {
             config: config.clone(),
             granted: None,
             grants_most: None,
+            wants_extensions: false,
             redirect: None,
+            redirects: 0,
             failures: 0,
             not_before: None,
             reason: "not connected yet".to_owned(),
@@ -166,11 +172,29 @@ impl Upstreams {
         }
     }
 
-    /// It asked us to connect elsewhere, which is done at once.
-    pub(super) fn redirect(&mut self, index: usize, target: DialTarget) {
+    /// It asked us to connect anew: to the same place, or to `elsewhere`. That is done at once the first time, and where
+    /// the connection had `lasted`; otherwise as after a failure, each time later. Whether it is done at once.
+    pub(super) fn redirect(
+        &mut self,
+        index: usize,
+        elsewhere: Option<DialTarget>,
+        lasted: bool,
+        now: Instant,
+    ) -> bool {
+        let random = self.random();
         let configured = self.get_mut(index);
-        configured.redirect = Some(target);
-        configured.not_before = None;
+        let before = if lasted { 0 } else { configured.redirects };
+        configured.redirects = before.saturating_add(1);
+        configured.redirect = elsewhere.clone();
+        let at_once = before == 0 && elsewhere.is_some();
+        if at_once {
+            configured.not_before = None;
+        } else {
+            let target = elsewhere.unwrap_or_else(|| DialTarget::from(&configured.config.url));
+            let wait = self.backoff.wait(before.saturating_sub(1), random);
+            self.wait(index, &target, "asked to reconnect", now + wait);
+        }
+        at_once
     }
 
     /// Whom it was last tried with, and why that came to nothing.

@@ -194,8 +194,8 @@ impl Miner {
     ) {
         let live = self.channel.is_some();
         // From here on what it had is of no use, though its channel may still be there.
-        let void_others = void_others || self.leaving.take().is_some();
-        self.leaving = None;
+        let void_others = void_others || self.leaving.is_some();
+        self.end_leaving();
         self.give(peer, work, live, void_others, core, now, out);
     }
 

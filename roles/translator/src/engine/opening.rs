@@ -21,14 +21,16 @@ use crate::metrics::Onward;
 
 /// Requests for channels that are not answered yet: when an upstream comes back, thousands of miners want one at once.
 const MAX_OPENING: usize = 512;
+/// Time for the answer to a request for a channel.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Waits of a miner whose channel was refused or closed: the first, doubling up to the second.
 const REOPEN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 impl TranslatorEngine {
     /// Asks for channels for those who wait.
-    pub(super) fn open_channels(&mut self, out: &mut Outbox<Effect>) {
+    pub(super) fn open_channels(&mut self, now: Now, out: &mut Outbox<Effect>) {
         if self.core.settings.channels == Channels::Aggregated {
-            return self.open_of_all(Place::Active, out);
+            return self.open_of_all(Place::Active, now, out);
         }
         let upstream = &mut self.upstream;
         let Stage::Ready { peer: to } = upstream.stage else { return };
@@ -38,11 +40,11 @@ impl TranslatorEngine {
             let (Some(user), Opening::Queued) = (miner.user.as_deref(), miner.opening) else {
                 continue;
             };
-            let request_id = upstream.next_request_id();
             let configured = &self.upstreams.get(upstream.index).config;
             let identity = configured.identity(user, miner.remote.ip());
             let terms = miner.terms(&self.core);
             miner.told.terms = Some(terms);
+            let request_id = upstream.asks(Some(peer), now.instant);
             out.send(
                 to,
                 &OpenExtendedMiningChannel {
@@ -54,12 +56,11 @@ impl TranslatorEngine {
                 },
             );
             miner.opening = Opening::Requested(request_id);
-            upstream.requests.insert(request_id, peer);
         }
     }
 
     /// Asks for the one channel of all miners; of an upstream that is only looked at, to see whether it gives work.
-    pub(super) fn open_of_all(&mut self, place: Place, out: &mut Outbox<Effect>) {
+    pub(super) fn open_of_all(&mut self, place: Place, now: Now, out: &mut Outbox<Effect>) {
         let upstream = self.at(place);
         let (index, peer) = (upstream.index, upstream.stage.peer());
         let Stage::Ready { peer: to } = upstream.stage else { return };
@@ -85,9 +86,7 @@ impl TranslatorEngine {
         let nominal = self.core.nominal_hash_rate();
         let asks = self.core.settings.asks(self.upstreams.get(index).grants_most);
         let identity = self.upstreams.get(index).config.identity(&user, ip);
-        let upstream = self.at(place);
-        let request_id = upstream.next_request_id();
-        upstream.request_of_all = Some(request_id);
+        let request_id = self.at(place).asks(None, now.instant);
         let hash_rate = if aggregated && hash_rate > 0.0 { hash_rate } else { nominal };
         out.send(
             to,
@@ -99,6 +98,31 @@ impl TranslatorEngine {
                 min_extranonce_size: asks as u16,
             },
         );
+    }
+
+    /// Requests that the upstream will not answer any more: their miners ask again.
+    pub(super) fn look_at_requests(&mut self, now: Now, out: &mut Outbox<Effect>) {
+        // Those that have left meanwhile.
+        if self.upstream.waiting.len() > self.miners.len() {
+            let miners = &self.miners;
+            let waits = |peer: &PeerId| {
+                miners.get(peer).is_some_and(|miner| miner.opening == Opening::Queued)
+            };
+            self.upstream.waiting.retain(waits);
+        }
+        let over = self.upstream.give_up_requests(ANSWER_TIME, now.instant);
+        if over.is_empty() {
+            return;
+        }
+        let upstream = &self.upstream.target;
+        tracing::warn!(%upstream, requests = over.len(), "requests for channels are not answered");
+        for peer in over {
+            self.core.metrics.channel_error("unanswered");
+            if let Some(miner) = self.miners.get_mut(&peer) {
+                miner.retry_later(now.instant);
+            }
+        }
+        self.open_channels(now, out);
     }
 
     /// The upstream closed a channel, or all of a group. Its miners ask for new ones.
@@ -141,6 +165,7 @@ impl TranslatorEngine {
         out: &mut Outbox<Effect>,
     ) -> Result<(), Violation> {
         let id = opened.channel_id;
+        let asked_by = self.at(place).answered(opened.request_id, now.instant);
         let taken = self.of_all(via).is_some_and(|all| all.channel.id == id);
         if taken || self.at(place).is_used(id) {
             return Err(Violation("channel-id-twice"));
@@ -159,9 +184,8 @@ impl TranslatorEngine {
             let channel = Channel::new(opened, via, shares, now.instant)?;
             return self.opened_of_all(place, channel, now);
         }
-        let peer = self.at(place).requests.remove(&opened.request_id);
         let Some((peer, miner)) =
-            peer.and_then(|peer| self.miners.get_mut(&peer).map(|miner| (peer, miner)))
+            asked_by.and_then(|peer| self.miners.get_mut(&peer).map(|miner| (peer, miner)))
         else {
             // The miner did not wait for it.
             self.upstream.say_closed(id, "miner-left", out);
@@ -178,7 +202,7 @@ impl TranslatorEngine {
         self.upstream.add_channel(&channel, peer);
         miner.channel = Some(Box::new(channel));
         self.core.metrics.channels(self.upstream.channels.len());
-        self.open_channels(out);
+        self.open_channels(now, out);
         Ok(())
     }
 
@@ -190,6 +214,7 @@ impl TranslatorEngine {
         out: &mut Outbox<Effect>,
     ) -> Result<(), Violation> {
         let code = message.error_code.to_clean_string();
+        let asked_by = self.at(place).answered(message.request_id, now.instant);
         let too_small = code == "min-extranonce-size-too-large";
         if self.at(place).request_of_all.take_if(|id| *id == message.request_id).is_some() {
             self.core.metrics.channel_error(if too_small {
@@ -202,7 +227,7 @@ impl TranslatorEngine {
             let fewer = settings.asks_below(asked).filter(|_| too_small);
             if let Some(fewer) = fewer {
                 self.upstreams.get_mut(index).grants_most = Some(fewer);
-                self.open_of_all(place, out);
+                self.open_of_all(place, now, out);
                 return Ok(());
             }
             let upstream = &self.at(place).target;
@@ -213,7 +238,7 @@ impl TranslatorEngine {
             tracing::warn!(%upstream, code, "the upstream refused a channel");
             return Err(Violation("channel-refused"));
         }
-        let Some(peer) = self.at(place).requests.remove(&message.request_id) else { return Ok(()) };
+        let Some(peer) = asked_by else { return Ok(()) };
         if too_small {
             self.too_small(peer, now, out);
             return Ok(());
@@ -227,7 +252,7 @@ impl TranslatorEngine {
             tracing::warn!(%peer, user = miner.user.as_deref(), code, "the upstream refused a channel");
             miner.retry_later(now.instant);
         }
-        self.open_channels(out);
+        self.open_channels(now, out);
         Ok(())
     }
 
@@ -281,7 +306,7 @@ impl TranslatorEngine {
             self.core.room = Some(least);
             self.close_miner(peer, "upstream-extranonce-too-small", out);
         }
-        self.open_channels(out);
+        self.open_channels(now, out);
     }
 
     /// The channel of all of a connection, whether it is worked on or not.

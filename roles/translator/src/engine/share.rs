@@ -23,6 +23,8 @@ use crate::metrics::{Onward, Reject};
 /// A share on a job of ours, hashed.
 struct Judged {
     job: V1Job,
+    /// The job is over.
+    over: bool,
     ntime: u32,
     nonce: u32,
     version: u32,
@@ -116,8 +118,13 @@ impl Miner {
             Some(all) => {
                 all.job(id).map(|job| V1Job { announced: self.told_for(job, id), ..job.clone() })
             }
-            None => self.jobs.get(id).cloned(),
+            None => self.jobs.jobs.get(id).cloned(),
         };
+        let over = known.is_none();
+        let known = known.or_else(|| match &core.aggregate {
+            Some(all) => all.job_over(id),
+            None => self.jobs.jobs.get_over(id),
+        });
         let Some(job) = known else {
             return Err(if core.was_job_id(id) { Reject::StaleJob } else { Reject::UnknownJob });
         };
@@ -139,13 +146,16 @@ impl Miner {
         let hash = Job::header(&work.tip, root, version, share.ntime, share.nonce).hash();
         let is_block = work.tip.network_target.is_met_by(&hash);
         let Submit { ntime, nonce, .. } = *share;
-        Ok(Judged { ntime, nonce, version, extranonce, extranonce_size, hash, is_block, job })
+        Ok(Judged { ntime, nonce, version, extranonce, extranonce_size, hash, is_block, job, over })
     }
 
     /// Decides. A block counts whatever rule of ours it breaks: the network does not know them.
     fn accept(&mut self, judged: Judged, core: &Core, now: Now) -> Result<Judged, Reject> {
         let (job, hash) = (&judged.job, &judged.hash);
         if !judged.is_block {
+            if judged.over {
+                return Err(Reject::StaleJob);
+            }
             let ahead = job.work.age(now.instant).max(core.max_ntime_ahead);
             let window = job.work.min_ntime..=job.work.min_ntime.saturating_add(ahead);
             if !window.contains(&judged.ntime) {

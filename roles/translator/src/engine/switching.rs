@@ -11,6 +11,8 @@ use adit_transport::{Now, Outbox, PeerId};
 
 use super::aggregate::fan_out;
 use super::connection::{Place, read};
+use super::miner::Miner;
+use super::opening::ANSWER_TIME;
 use super::upstream::{Retiring, Stage, Upstream};
 use super::{Effect, TranslatorEngine};
 use crate::config::Channels;
@@ -30,6 +32,7 @@ impl TranslatorEngine {
             self.connection_tick(Place::Candidate, now, out);
         }
         self.look_at_active(now, out);
+        self.look_at_requests(now, out);
         self.look_at_candidate(now, out);
         self.look_at_retiring(now, out);
         self.dial(now, out);
@@ -67,7 +70,7 @@ impl TranslatorEngine {
                 self.upstream.queue(*peer, miner, now.instant);
             }
         }
-        self.open_channels(out);
+        self.open_channels(now, out);
     }
 
     /// A connection is gone. Miners go on with what they have.
@@ -173,6 +176,10 @@ impl TranslatorEngine {
         let Stage::Ready { peer } = self.upstream.stage else { return };
         let since = |at| now.instant.saturating_duration_since(at);
         let limits = self.core.settings.failover;
+        // Nobody waits for a word of one with nobody to work for it.
+        if self.core.acks.outstanding() == 0 && !self.miners.values().any(Miner::is_introduced) {
+            self.upstream.heard = now.instant;
+        }
         let over = |time: Duration, limit: u64| limit > 0 && time >= Duration::from_secs(limit);
         let upstream = &self.upstream;
         let has_channels = !upstream.channels.is_empty()
@@ -188,6 +195,8 @@ impl TranslatorEngine {
             && since(upstream.opened) >= WORK_TIME
         {
             "no-work"
+        } else if !has_channels && upstream.owes_answers(now.instant) >= ANSWER_TIME {
+            "no-answer"
         } else if refuses && self.upstreams.len() > 1 {
             "refuses-channels"
         } else {
@@ -288,6 +297,7 @@ fn reason_label(reason: &str, at_fault: bool) -> &'static str {
         "silent" => "silent",
         "no-acknowledgements" => "no-acknowledgements",
         "no-work" => "no-work",
+        "no-answer" => "no-answer",
         "refuses-channels" => "refused",
         _ if reason.starts_with("refused") => "refused",
         _ if at_fault => "fault",

@@ -2,6 +2,7 @@
 
 mod aggregated;
 mod allocations;
+mod blocks;
 mod conduct;
 mod dialect;
 mod failover;
@@ -10,6 +11,7 @@ mod login;
 mod random;
 mod room;
 mod shares;
+mod unanswered;
 mod upstream;
 mod verdicts;
 mod wishes;
@@ -370,6 +372,13 @@ impl Net {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
+    }
+
+    /// Whether a line of the metrics is this, without the prefix of all.
+    fn counted(&self, sample: &str) -> bool {
+        self.metrics().lines().any(|line| {
+            line.strip_suffix(sample).is_some_and(|prefix| !prefix.contains(['{', ' ']))
+        })
     }
 
     fn totals(&self) -> crate::metrics::Totals {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_mining::{Job, Tip};
 use adit_sv2::codec::Str0255;
@@ -26,7 +26,7 @@ pub(super) struct Upstream {
     /// Where it was dialled.
     pub(super) target: DialTarget,
     pub(super) stage: Stage,
-    /// When it last said something.
+    /// When it last said something, or nothing was expected of it.
     pub(super) heard: Instant,
     /// Since when channels could be opened.
     pub(super) ready: Instant,
@@ -44,12 +44,19 @@ pub(super) struct Upstream {
     pub(super) channels: HashMap<u32, PeerId>,
     groups: HashMap<u32, Group>,
     /// Requests for channels that are not answered yet, by id.
-    pub(super) requests: HashMap<u32, PeerId>,
+    pub(super) requests: HashMap<u32, Request>,
+    /// Since when channels are asked for and nothing is answered.
+    unanswered_since: Option<Instant>,
+    /// It has answered a request at least once.
+    answers: bool,
+    /// When the latest of the requests of miners that were answered was made.
+    answered_until: Option<Instant>,
     /// The request for the channel of all.
     pub(super) request_of_all: Option<u32>,
     /// The channel of all, before it has work, or as long as another upstream is worked for.
     pub(super) of_all: Option<Aggregate>,
     next_request_id: u32,
+    /// Miners that wait for a request; some may have left.
     pub(super) waiting: VecDeque<PeerId>,
     shared: VecDeque<SharedJob>,
     tip: Option<Arc<Tip>>,
@@ -90,6 +97,13 @@ pub(super) struct Retiring {
     pub(super) of_all: Option<Box<Channel>>,
 }
 
+/// A miner's request for a channel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) peer: PeerId,
+    at: Instant,
+}
+
 /// A group of channels, and the future jobs that were sent to it.
 #[derive(Debug, Default)]
 struct Group {
@@ -123,6 +137,9 @@ impl Upstream {
             channels: HashMap::new(),
             groups: HashMap::new(),
             requests: HashMap::new(),
+            unanswered_since: None,
+            answers: false,
+            answered_until: None,
             request_of_all: None,
             of_all: None,
             next_request_id: 0,
@@ -141,9 +158,58 @@ impl Upstream {
         matches!(self.stage, Stage::Ready { .. })
     }
 
-    pub(super) fn next_request_id(&mut self) -> u32 {
+    fn next_request_id(&mut self) -> u32 {
         self.next_request_id = self.next_request_id.wrapping_add(1);
         self.next_request_id
+    }
+
+    /// A channel is asked for: for this miner, or for all.
+    pub(super) fn asks(&mut self, miner: Option<PeerId>, now: Instant) -> u32 {
+        let request_id = self.next_request_id();
+        match miner {
+            Some(peer) => drop(self.requests.insert(request_id, Request { peer, at: now })),
+            None => self.request_of_all = Some(request_id),
+        }
+        self.unanswered_since.get_or_insert(now);
+        request_id
+    }
+
+    /// A request is answered, one way or the other. For which miner it was, if it still waits.
+    pub(super) fn answered(&mut self, request_id: u32, now: Instant) -> Option<PeerId> {
+        let request = self.requests.remove(&request_id);
+        let others = self.request_of_all.is_some_and(|id| id != request_id);
+        self.unanswered_since = (others || !self.requests.is_empty()).then_some(now);
+        self.answers = true;
+        self.answered_until = self.answered_until.max(request.map(|request| request.at));
+        request.map(|request| request.peer)
+    }
+
+    /// How long channels are asked for and nothing is answered.
+    pub(super) fn owes_answers(&self, now: Instant) -> Duration {
+        self.unanswered_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Whether it has never answered a request for a channel, and should have.
+    pub(super) fn answers_nothing(&self) -> bool {
+        self.is_ready() && self.unanswered_since.is_some() && !self.answers
+    }
+
+    /// Takes out the requests that are older than `limit` and not waited for any more: one that was made later is
+    /// answered, or none is. One that takes them in turn, and slowly, has its time.
+    pub(super) fn give_up_requests(&mut self, limit: Duration, now: Instant) -> Vec<PeerId> {
+        if self.requests.is_empty() {
+            if self.request_of_all.is_none() {
+                self.unanswered_since = None;
+            }
+            return Vec::new();
+        }
+        let quiet = self.owes_answers(now) >= limit;
+        let until = self.answered_until;
+        let over = |request: &Request| {
+            let age = now.saturating_duration_since(request.at);
+            age >= limit && (quiet || until.is_some_and(|until| until > request.at))
+        };
+        self.requests.extract_if(|_, request| over(request)).map(|(_, r)| r.peer).collect()
     }
 
     /// Puts a miner into the queue for channels, if that is what it needs.

@@ -141,6 +141,8 @@ fn firmware_that_answers_pings_is_asked_before_it_is_let_go() {
         net.connect();
         net.subscribe(MINER, user_agent);
         net.authorize(MINER, "x");
+        net.open(7, &[1, 2, 3, 4], 12);
+        net.work(7, 1, 0x11);
         for _ in 0..3 {
             net.told(MINER);
             net.pass(Duration::from_secs(905));

@@ -8,7 +8,9 @@ use adit_sv2::messages::mining::{
 };
 use proptest::prelude::*;
 
+use super::super::connection::Place;
 use super::super::upstream::Stage;
+use super::aggregated::config;
 use super::*;
 
 /// Lines that are almost right.
@@ -75,6 +77,7 @@ enum Step {
     Leave(u64),
     Lose,
     Connect,
+    Other,
     Pass(u64),
 }
 
@@ -99,14 +102,67 @@ fn step() -> impl Strategy<Value = Step> {
         1 => miner.prop_map(Step::Leave),
         1 => Just(Step::Lose),
         3 => Just(Step::Connect),
+        1 => Just(Step::Other),
         1 => (0..100_u64).prop_map(Step::Pass),
     ]
 }
 
+/// A miner at work: with a channel of its own or one for all, and with one upstream or two.
+fn world() -> impl Strategy<Value = (Channels, bool)> {
+    let channels = prop::sample::select(vec![Channels::PerMiner, Channels::Aggregated]);
+    (channels, any::<bool>())
+}
+
 impl Net {
+    fn any_world(channels: Channels, two: bool) -> Self {
+        if (channels, two) == (Channels::PerMiner, false) {
+            return Self::mining();
+        }
+        let mut text = config("");
+        if channels == Channels::PerMiner {
+            text = text.replace("aggregated", "per-miner");
+        }
+        if !two {
+            let end = text.find("[failover]").unwrap();
+            text.replace_range(text.rfind("[[upstream]]").unwrap()..end, "");
+        }
+        let mut net = Self::of(&text);
+        net.connect_any();
+        net.hello(MINER);
+        net.open(7, &[0xa0, 0xa1, 0xa2, 0xa3], 12);
+        net.work(7, 1, 0x11);
+        net
+    }
+
+    /// The next connection, with whatever the translator asks of it answered by nothing.
+    fn connect_any(&mut self) {
+        self.frames.clear();
+        self.reach();
+        self.say(&SetupConnectionSuccess { used_version: 2, flags: 0 });
+        self.pass(Duration::from_secs(2));
+        self.frames.retain(|(header, _)| header.msg_type != 0);
+    }
+
+    /// A miner that was here before connects anew.
+    fn knows_no_jobs(&mut self, miner: PeerId) {
+        self.job_ids.retain(|id| !id.ends_with(&format!(" of {miner}")));
+    }
+
+    fn is_dialled(&self) -> bool {
+        self.effects.iter().any(|effect| matches!(effect, Effect::Dial(_)))
+    }
+
+    /// A request for a channel that is not answered, of the connection that was made last.
+    fn any_request(&mut self) -> Option<u32> {
+        let place = self.engine.place(self.upstream)?;
+        let upstream = self.engine.at(place);
+        upstream.requests.keys().min().copied().or(upstream.request_of_all)
+    }
+
     /// What holds for everything that miners are told.
     fn check_lines(&mut self) {
-        for lines in std::mem::take(&mut self.lines).values() {
+        let aggregated = self.engine.core.settings.channels == Channels::Aggregated;
+        for (peer, lines) in std::mem::take(&mut self.lines) {
             for (line, next) in lines.iter().zip(lines.iter().skip(1).map(Some).chain([None])) {
                 // A difficulty counts from the next job on: it is never left to wait for one.
                 if line.contains("mining.set_difficulty\",\"params") {
@@ -116,7 +172,12 @@ impl Net {
                     );
                 }
                 if line.contains("\"method\":\"mining.notify\"") {
-                    assert!(self.job_ids.insert(Notified::parse(line).job_id), "a job id twice");
+                    let mut id = Notified::parse(line).job_id;
+                    if aggregated {
+                        // All have the same jobs, and each connection has each job once.
+                        id = format!("{id} of {peer}");
+                    }
+                    assert!(self.job_ids.insert(id), "a job id twice");
                 }
                 serde_json::from_str::<Value>(line).unwrap();
             }
@@ -126,8 +187,11 @@ impl Net {
 
 proptest! {
     #[test]
-    fn any_order_of_events(steps in prop::collection::vec(step(), 0..60)) {
-        let mut net = Net::mining();
+    fn any_order_of_events(
+        (channels, two) in world(),
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let mut net = Net::any_world(channels, two);
         for step in steps {
             match step {
                 Step::Line(miner, line) => net.event(PeerId(miner), Link::Miner(0), Event::Line(&line)),
@@ -139,7 +203,7 @@ proptest! {
                 }
                 Step::Tip(channel, job, tip) => net.tip(channel, job, tip, HARD),
                 Step::Open(channel, group) => {
-                    if let Some(request_id) = net.engine.upstream.requests.keys().min().copied() {
+                    if let Some(request_id) = net.any_request() {
                         net.say(&OpenExtendedMiningChannelSuccess {
                             request_id,
                             channel_id: channel,
@@ -151,7 +215,7 @@ proptest! {
                     }
                 }
                 Step::Refuse(small) => {
-                    if let Some(request_id) = net.engine.upstream.requests.keys().min().copied() {
+                    if let Some(request_id) = net.any_request() {
                         let code = if small { "min-extranonce-size-too-large" } else { "no" };
                         let error_code = Str0255::cut(code);
                         net.say(&OpenMiningChannelError { request_id, error_code });
@@ -188,9 +252,11 @@ proptest! {
                 }
                 // A connection opens once.
                 Step::Join(miner) if !net.engine.miners.contains_key(&PeerId(miner)) => {
+                    net.knows_no_jobs(PeerId(miner));
                     net.join(PeerId(miner));
                 }
                 Step::Hello(miner) if !net.engine.miners.contains_key(&PeerId(miner)) => {
+                    net.knows_no_jobs(PeerId(miner));
                     net.hello(PeerId(miner));
                 }
                 Step::Join(_) | Step::Hello(_) => {}
@@ -198,11 +264,16 @@ proptest! {
                     net.event(PeerId(miner), Link::Miner(0), Event::Closed("gone"));
                 }
                 Step::Lose => net.lose(),
-                Step::Connect if net.engine.upstream.stage != Stage::Down => {}
-                Step::Connect => {
-                    net.frames.clear();
-                    net.connect();
-                    net.frames.retain(|(header, _)| header.msg_type != 0);
+                Step::Connect if net.engine.upstream.stage != Stage::Down && !net.is_dialled() => {}
+                Step::Connect => net.connect_any(),
+                // What comes next is of the other one of two connections.
+                Step::Other => {
+                    let place = net.engine.place(net.upstream);
+                    let peer = match (place, &net.engine.candidate) {
+                        (Some(Place::Active), Some(candidate)) => candidate.stage.peer(),
+                        _ => net.engine.upstream.stage.peer(),
+                    };
+                    net.upstream = peer.unwrap_or(net.upstream);
                 }
                 Step::Pass(seconds) => net.pass(Duration::from_secs(seconds)),
             }

@@ -304,3 +304,57 @@ fn thousands_that_come_back_again_and_again_within_one_tip_use_up_nothing() {
         net.event(MINER, Link::Miner(0), Event::Closed("gone"));
     }
 }
+
+/// Hands in something, whatever it is worth.
+fn hand_in(net: &mut Net, miner: PeerId) -> Vec<String> {
+    let job = Notified::last(&net.told(miner));
+    let id = u64::from_str_radix(&job.job_id, 16).unwrap();
+    (0..3)
+        .flat_map(|step| {
+            let (id, ntime) = (id + 256 * step, job.ntime);
+            net.line(miner, &format!(r#"{{"id":4,"method":"mining.submit","params":["w","{id:016x}","0000000000000000","{ntime:08x}","00000001"]}}"#))
+        })
+        .collect()
+}
+
+#[test]
+fn a_miner_of_another_size_than_the_channel_was_asked_for_is_no_danger() {
+    // A reload asks for larger sizes from now on: the channel there is has no room for them.
+    let text = |size: u8| config(&format!("vardiff = false\nextranonce2_size = {size}"));
+    let parse = |size| -> Config { parse_config(&text(size), Path::new("/nowhere")).unwrap() };
+    let mut net = Net::of(&text(4));
+    net.aggregated(&[]);
+    net.arrive(MINER, "test/1");
+    net.work_for(7, &PREFIX, 8);
+    let mut running = parse(4);
+    assert!(running.take_in(&parse(8)).to_string().contains("applied: miners"));
+    net.engine.reload(&running, net.now, &mut net.out);
+    net.drain();
+    net.arrive(PeerId(2), "test/1");
+    assert_eq!(net.sizes(PeerId(2)), (4, 4), "what there is room for");
+    net.job(7, 2, Some(NTIME));
+    assert_eq!(hand_in(&mut net, PeerId(2)).len(), 3);
+
+    // The first upstream has room for less than the second, which is ready and has given no work yet.
+    let mut net = Net::of(&text(8));
+    net.aggregated(&[]);
+    net.arrive(MINER, "test/1");
+    net.refuse("min-extranonce-size-too-large");
+    net.work_for(7, &PREFIX, 8);
+    net.arrive(MINER, "test/1");
+    net.arrive(PeerId(2), "test/1");
+    net.job(7, 2, Some(NTIME));
+    net.lose();
+    assert_eq!(net.next(), "backup.example");
+    net.arrive(PeerId(3), "test/1");
+    assert_eq!(net.sizes(PeerId(3)), (4, 8));
+    let job = Notified::last(&net.told(PeerId(2)));
+    let id = job.job_id;
+    for (miner, extranonce2) in [(2, "00000000"), (3, "0000000000000000")] {
+        let line = format!(
+            r#"{{"id":4,"method":"mining.submit","params":["w","{id}","{extranonce2}","{NTIME:08x}","00000001"]}}"#
+        );
+        assert_eq!(net.line(PeerId(miner), &line).len(), 1, "answered");
+    }
+    assert!(net.sent().iter().all(|(header, _)| header.msg_type != 0x1b), "no share goes anywhere");
+}
