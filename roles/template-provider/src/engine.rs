@@ -84,6 +84,8 @@ struct Connection {
     /// The tip that the client works on.
     prev_hash: Option<BlockHash>,
     sent: u64,
+    /// Constraints that it said since the newest work.
+    asked: u32,
 }
 
 /// A connected client, for `/status`.
@@ -163,6 +165,7 @@ impl TemplateProvider {
     ) {
         for client in self.clients.values_mut() {
             client.owed = client.constraints.is_some();
+            client.asked = 0;
         }
         self.work = Some(Work { snapshot, built: BTreeMap::new() });
         self.add(templates, now, out);
@@ -310,6 +313,10 @@ impl TemplateProvider {
             return self.close(peer, DOES_NOT_FIT, out);
         }
         let Some(client) = self.clients.get_mut(&peer) else { return };
+        client.asked += 1;
+        if client.asked > ASKED_PER_WORK {
+            return self.close(peer, ASKS_TOO_OFTEN, out);
+        }
         client.constraints = Some(constraints);
         client.owed = true;
         if let Some(work) = &self.work
@@ -491,6 +498,7 @@ impl Engine for TemplateProvider {
                     owed: false,
                     prev_hash: None,
                     sent: 0,
+                    asked: 0,
                 };
                 self.clients.insert(peer, connection);
                 self.metrics.clients(self.clients.len());
@@ -522,6 +530,8 @@ pub const KEPT_TIPS: usize = 3;
 
 /// Blocks that wait for the disk. More come only on a chain where blocks cost nothing, or through a broken client.
 const MAX_FOUND: usize = 4096;
+/// Constraints of one client for one offer of the node: each may cost a template, which is kept for three tips.
+const ASKED_PER_WORK: u32 = 16;
 /// A connection that says nothing useful for so long only takes up a place.
 const SETUP_DEADLINE: Duration = Duration::from_secs(10);
 /// Of every block.
@@ -532,6 +542,7 @@ const SERVERS_MESSAGE: &str = "message that only a server sends";
 const NOT_SETUP: &str = "not a SetupConnection";
 const UNDECODABLE: &str = "undecodable message";
 const DOES_NOT_FIT: &str = "coinbase outputs do not fit into a block";
+const ASKS_TOO_OFTEN: &str = "coinbase outputs change too often";
 
 #[cfg(test)]
 mod tests;

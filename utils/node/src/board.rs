@@ -164,11 +164,14 @@ fn unfit(network: Network, chain: &BlockchainInfo, peers: &NetworkInfo) -> Optio
     (peers.connections == 0).then(|| "node has no peers: its blocks would reach nobody".to_owned())
 }
 
-/// The node that is to give the templates: the first that is well. One that came back but is behind the one in use is not
-/// switched to before it has caught up. Without any: the first that at least answers and may change its mind.
+/// The node that is to give the templates: the first that is well and not blocks behind another that is. One that came
+/// back but is behind the one in use is not switched to before it has caught up. Without any: the first that at least answers and may change its mind.
 pub fn choose(states: &[NodeState], current: Option<usize>) -> Option<usize> {
-    let well = states.iter().position(|state| state.problem().is_none() && state.tip.is_some());
-    let Some(first) = well else {
+    let is_well = |state: &&NodeState| state.problem().is_none() && state.tip.is_some();
+    let highest = states.iter().filter(is_well).map(|state| state.height).max();
+    // One block may be on its way; two are not.
+    let keeps_up = |state: &NodeState| highest.is_some_and(|highest| state.height + 1 >= highest);
+    let Some(first) = states.iter().position(|state| is_well(&state) && keeps_up(state)) else {
         return states
             .iter()
             .position(|s| s.unreachable.is_none() && s.unfit.is_none() && s.tip.is_some());
@@ -225,6 +228,16 @@ mod tests {
         assert_eq!(choose(&[a.clone(), b.clone()], Some(0)), Some(0));
         b.unfit = None;
         assert_eq!(choose(&[a, b], Some(0)), Some(1));
+    }
+
+    #[test]
+    fn one_that_answers_but_has_stopped_is_left() {
+        let (stopped, well) = (state(10), state(11));
+        assert_eq!(choose(&[stopped.clone(), well], Some(0)), Some(0));
+        assert_eq!(choose(&[stopped.clone(), state(12)], Some(0)), Some(1));
+        // The other one is not well: it may be on a chain of its own.
+        let unfit = NodeState { unfit: Some("has no peers".to_owned()), ..state(12) };
+        assert_eq!(choose(&[stopped, unfit], Some(0)), Some(0));
     }
 
     #[test]

@@ -316,6 +316,24 @@ fn new_constraints_bring_a_new_template_with_a_higher_id() {
 }
 
 #[test]
+fn who_asks_again_and_again_is_sent_away() {
+    let mut net = Net::new();
+    net.publish(&offer(1, 5, 3));
+    net.client(1, 100);
+    for size in 1..ASKED_PER_WORK {
+        net.say(1, &constraints(size));
+    }
+    // New work, and it may again.
+    net.publish(&offer(2, 6, 3));
+    for size in 0..ASKED_PER_WORK {
+        net.say(1, &constraints(size));
+    }
+    assert!(!net.said_to_all().iter().any(|(_, said)| matches!(said, Said::Close(_))));
+    net.say(1, &constraints(7));
+    assert_eq!(net.said(1), [Said::Close(ASKS_TOO_OFTEN)]);
+}
+
+#[test]
 fn templates_are_cut_to_each_clients_constraints() {
     let mut net = Net::new();
     let mut full = snapshot(tip(5, 1), 3, 100);
