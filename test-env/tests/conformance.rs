@@ -91,3 +91,51 @@ fn every_test_named_for_one_of_the_reference_implementation_exists() {
     let (rows, named) = check("docs/sri-tests.md", 2);
     assert!(rows > 50 && named > 50, "{rows} rows, {named} tests");
 }
+
+/// Where the codes of `.Error` messages are written down.
+const CODES: [&str; 13] = [
+    "protocols/job-declaration/src/commitment.rs",
+    "protocols/mining/src/share.rs",
+    "roles/jdc/src/engine/downstream.rs",
+    "roles/jdc/src/engine/open.rs",
+    "roles/jdc/src/engine/setup.rs",
+    "roles/jds/src/engine/client.rs",
+    "roles/jds/src/engine/declare.rs",
+    "roles/pool/src/engine/custom.rs",
+    "roles/pool/src/engine/downstream.rs",
+    "roles/pool/src/engine/open.rs",
+    "roles/pool/src/engine/setup.rs",
+    "docs/error-codes.md",
+    "docs/roles/jds.md",
+];
+
+/// What looks like a code between these marks: words in small letters with dashes between them.
+fn codes<'t>(text: &'t str, mark: char, found: &mut Vec<&'t str>) {
+    let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+    let code = |text: &&str| text.contains('-') && text.split('-').all(word);
+    found.extend(text.split(mark).skip(1).step_by(2).filter(code));
+}
+
+#[test]
+fn every_error_code_is_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let texts = CODES.map(|file| (file, fs::read_to_string(root.join(file)).unwrap()));
+    let (mut sent, mut explained) = (Vec::new(), Vec::new());
+    for (file, text) in &texts {
+        if file.ends_with(".md") {
+            let rows = text.lines().filter(|line| line.starts_with("| `"));
+            rows.for_each(|row| codes(row.split('|').nth(1).unwrap(), '`', &mut explained));
+            continue;
+        }
+        // Reasons of closings are constants; what tells refusals apart for metrics is a label.
+        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        let lines = lines.filter(|line| !line.contains("const ") && !line.contains("label"));
+        lines.for_each(|line| codes(line, '"', &mut sent));
+    }
+    sent.retain(|code| !code.starts_with("token-"));
+    sent.sort_unstable();
+    sent.dedup();
+    assert!(sent.len() > 30, "{sent:?}");
+    sent.retain(|code| !explained.contains(code));
+    assert!(sent.is_empty(), "not explained in docs/error-codes.md: {sent:?}");
+}
