@@ -2,7 +2,7 @@
 //! run.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
@@ -92,6 +92,8 @@ pub struct Device {
 struct Connection {
     speech: Speech,
     peer: Option<PeerId>,
+    /// When the server last said something, or was connected to.
+    heard: Option<Instant>,
     /// nBits of each miner's current work, to know a block by; none without work.
     working: Vec<Option<u32>>,
     report: ConnectionReport,
@@ -134,7 +136,7 @@ impl Device {
             };
             let report =
                 ConnectionReport { user, state: "connecting".into(), ..Default::default() };
-            Connection { speech, peer: None, working: vec![None; channels], report }
+            Connection { speech, peer: None, heard: None, working: vec![None; channels], report }
         };
         let connections = (0..config.connections as usize).map(connection).collect();
         Self { config, connections, started, accepted: 0, rejected: 0, outcome: None }
@@ -243,7 +245,10 @@ impl Device {
                     tracing::debug!(user = report.user, reason, "share rejected");
                     report.shares_rejected += 1;
                     self.rejected += 1;
-                    *report.rejected_by_reason.entry(reason.clone()).or_default() += 1;
+                    let known = report.rejected_by_reason.contains_key(&reason);
+                    let counted = known || report.rejected_by_reason.len() < MAX_REASONS;
+                    let counted = if counted { reason.clone() } else { "other".to_owned() };
+                    *report.rejected_by_reason.entry(counted).or_default() += 1;
                     if self.config.strict {
                         self.finish(false, format!("share rejected: {reason}"), out);
                     }
@@ -331,6 +336,7 @@ impl Engine for Device {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let mut news = Vec::new();
         let known = connection.peer == Some(peer);
+        connection.heard = Some(now.instant);
         match (event, &mut connection.speech) {
             (Event::Opened { .. }, speech) => {
                 connection.peer = Some(peer);
@@ -362,13 +368,25 @@ impl Engine for Device {
     }
 
     fn tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
-        for connection in &mut self.connections {
-            if let (Speech::Sv2(sv2), Some(peer)) = (&mut connection.speech, connection.peer) {
+        for index in 0..self.connections.len() {
+            let connection = &mut self.connections[index];
+            let Some(peer) = connection.peer else { continue };
+            if let Speech::Sv2(sv2) = &mut connection.speech {
                 sv2.tick(peer, now, out);
+            }
+            let silent = connection.heard.map(|heard| now.instant.saturating_duration_since(heard));
+            if connection.mining() == 0 && silent.is_some_and(|silent| silent >= SILENCE) {
+                out.close(peer, "silent");
+                self.lost(index, "the server gives no work and says nothing", out);
             }
         }
     }
 }
+
+/// How long a server may say nothing to a connection without work, before it is dialled anew: as long as V1 miners wait.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Reasons of rejected shares that are counted apart: they are a server's words.
+const MAX_REASONS: usize = 64;
 
 /// Whether a host that a server names is one to dial.
 fn is_host(host: &str) -> bool {

@@ -30,7 +30,11 @@ struct Bench {
 
 impl Bench {
     fn new(flags: &[&str]) -> Self {
-        let base = ["x", "--connect", "stratum2+tcp://127.0.0.1:1", "--user", "a.b"];
+        Self::at("stratum2+tcp://127.0.0.1:1", flags)
+    }
+
+    fn at(url: &str, flags: &[&str]) -> Self {
+        let base = ["x", "--connect", url, "--user", "a.b"];
         let config = Config::parse_from([&base, flags].concat());
         let upstream = config.upstream().unwrap();
         let now = Now::read();
@@ -602,4 +606,32 @@ fn without_the_extension_it_goes_on() {
     bench.receive(&error);
     bench.receive(&ChannelEndpointChanged { channel_id: 5 });
     assert!(bench.said().is_empty());
+}
+
+#[test]
+fn a_server_that_says_nothing_and_gives_no_work_is_left() {
+    let sv1 = ("stratum+tcp://127.0.0.1:1", &["--mode", "sv1"][..]);
+    for (url, flags) in [("stratum2+tcp://127.0.0.1:1", &[][..]), sv1] {
+        let mut bench = Bench::at(url, flags);
+        bench.now = bench.now.later(SILENCE - Duration::from_secs(1));
+        bench.device.tick(bench.now, &mut bench.out);
+        assert!(bench.device.connections[0].peer.is_some());
+        bench.now = bench.now.later(Duration::from_secs(1));
+        bench.device.tick(bench.now, &mut bench.out);
+        assert_eq!(bench.device.connections[0].peer, None);
+        let mut closed = false;
+        bench.out.deliver(|said| closed |= said == Delivery::Close(PEER, "silent"));
+        assert!(closed);
+    }
+}
+
+#[test]
+fn reasons_of_rejects_are_a_servers_words_and_bounded() {
+    let mut bench = Bench::new(&[]);
+    let rejected = |number: u32| News::Rejected(format!("duplicate share {number:#x}"));
+    let news = (0..1_000).chain(0..1).map(rejected).collect();
+    bench.device.digest(0, PEER, news, &mut bench.out);
+    let counted = &bench.device.connections[0].report.rejected_by_reason;
+    assert_eq!(counted.len(), MAX_REASONS + 1);
+    assert_eq!((counted["duplicate share 0x0"], counted["other"]), (2, 936));
 }
