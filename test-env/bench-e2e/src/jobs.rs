@@ -61,7 +61,7 @@ pub(crate) fn measure(
     for _ in 0..blocks {
         thread::sleep(SETTLED);
         for miner in &mut miners {
-            while miner.read_stamped(&mut buffer)?.is_some() {}
+            while miner.read_stamped(&mut buffer, |_| {})?.is_some() {}
         }
         let begun = SystemTime::now();
         ground.node.generate(1)?;
@@ -73,7 +73,7 @@ pub(crate) fn measure(
             let (mut came, mut jobs) = (None, 0);
             let deadline = Instant::now() + LATEST;
             loop {
-                while let Some(read) = miner.read_stamped(&mut buffer)? {
+                while let Some(read) = miner.read_stamped(&mut buffer, |_| {})? {
                     if read.jobs > 0 {
                         came.get_or_insert(read.time);
                         jobs += read.jobs;

@@ -7,18 +7,23 @@ mod miners;
 mod relay;
 mod shares;
 mod sides;
+mod soak;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use serde_json::json;
 
 use sides::Side;
 
 /// Measures translator and pool end to end; SRI's beside Adit's where their programs are.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// One line of JSON on stdout instead of a table.
     #[arg(long)]
     json: bool,
@@ -34,12 +39,18 @@ struct Args {
     /// Seconds of load for shares per second.
     #[arg(long, value_name = "N", default_value_t = 15)]
     seconds: u64,
-    /// V1 connections of the load for shares per second.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    connections: usize,
     /// Leave out Adit's own programs.
     #[arg(long)]
     without_adit: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Holds thousands of connections at translator and pool for minutes, with a block every 5 seconds: fails where one is
+    /// lost or is not told of a block.
+    Soak(soak::Options),
+    #[command(flatten)]
+    Load(soak::Load),
 }
 
 /// One figure.
@@ -51,8 +62,31 @@ struct Item {
     note: String,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With nobody to read it the code must do.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut args: Args) -> anyhow::Result<()> {
+    match args.command.take() {
+        None => measure(&args),
+        Some(Command::Load(load)) => load.run(),
+        Some(Command::Soak(options)) => {
+            let outcome = soak::run(&options)?;
+            print(&outcome.items, options.json)?;
+            anyhow::ensure!(outcome.faults.is_empty(), "{}", outcome.faults.join("\n"));
+            Ok(())
+        }
+    }
+}
+
+fn measure(args: &Args) -> anyhow::Result<()> {
     let mut sides = Vec::new();
     if !args.without_adit {
         sides.push(Side::Adit);
@@ -74,16 +108,24 @@ fn main() -> anyhow::Result<()> {
                 items.extend(jobs::measure(side, count, name, args.blocks)?);
             }
         }
-        let name = "e2e_shares_per_second";
-        if name.contains(&args.only) {
-            items.extend(shares::measure(side, args.seconds, name, args.connections)?);
+        for (connections, name) in
+            [(2, "e2e_shares_per_second"), (200, "e2e_shares_per_second_of_200")]
+        {
+            if name.contains(&args.only) {
+                items.extend(shares::measure(side, args.seconds, name, connections)?);
+            }
         }
     }
     items.retain(|item| item.name.contains(&args.only));
-    let (table, mut stdout) = (table(&items), std::io::stdout());
-    if args.json {
+    print(&items, args.json)
+}
+
+/// On stdout; a table for people always.
+fn print(items: &[Item], as_json: bool) -> anyhow::Result<()> {
+    let (table, mut stdout) = (table(items), std::io::stdout());
+    if as_json {
         writeln!(std::io::stderr(), "{table}")?;
-        writeln!(stdout, "{}", json(&items))?;
+        writeln!(stdout, "{}", json(items))?;
     } else {
         writeln!(stdout, "{table}")?;
     }
@@ -104,7 +146,7 @@ fn json(items: &[Item]) -> String {
             let unit = items.iter().find(|item| item.name == name)?.unit;
             // What comes of translator and pool together is held against both of SRI's, all else against its translator.
             let peers = match name {
-                "e2e_shares_per_second" => ["sri-both", "sri"],
+                _ if name.starts_with("e2e_shares") => ["sri-both", "sri"],
                 _ => ["sri", "sri-both"],
             };
             let peer = peers.iter().find_map(|side| value(name, side));
@@ -123,7 +165,7 @@ fn json(items: &[Item]) -> String {
 fn table(items: &[Item]) -> String {
     let line = |item: &Item| {
         format!(
-            "{:<28} {:<8} {:>12.2} {:<11} {}",
+            "{:<30} {:<8} {:>12.2} {:<14} {}",
             item.name, item.side, item.value, item.unit, item.note
         )
     };
