@@ -38,6 +38,25 @@ pub struct Template {
     pub merkle_path: Vec<[u8; 32]>,
 }
 
+impl Template {
+    /// The height of its block, where the coinbase begins with it (BIP34).
+    pub fn height(&self) -> Option<u32> {
+        bip34_height(&self.coinbase_prefix)
+    }
+}
+
+/// The height that a coinbase's scriptSig begins with (BIP34).
+pub fn bip34_height(script_sig: &[u8]) -> Option<u32> {
+    match *script_sig {
+        [op @ 0x51..=0x60, ..] => Some(u32::from(op - 0x50)),
+        [len @ 1..=4, ref rest @ ..] => {
+            let bytes = rest.get(..usize::from(len))?;
+            Some(bytes.iter().rev().fold(0, |height, byte| height << 8 | u32::from(*byte)))
+        }
+        _ => None,
+    }
+}
+
 impl From<&td::NewTemplate<'_>> for Template {
     fn from(message: &td::NewTemplate<'_>) -> Self {
         Self {
@@ -156,6 +175,8 @@ pub struct TemplateTracker {
     tip: Option<Arc<Tip>>,
     /// The newest template for `tip`.
     template: Option<Arc<Template>>,
+    /// `tip` is from a former connection.
+    outdated: bool,
 }
 
 impl TemplateTracker {
@@ -174,7 +195,8 @@ impl TemplateTracker {
             }
             return TemplateEvent::Future(template);
         }
-        let Some(tip) = &self.tip else { return TemplateEvent::Ignored };
+        let tip = self.tip.as_ref().filter(|_| !self.outdated);
+        let Some(tip) = tip else { return TemplateEvent::Ignored };
         let work = Work { template: template.clone(), tip: tip.clone() };
         match self.template.replace(template) {
             Some(_) => TemplateEvent::Newer(work),
@@ -188,6 +210,7 @@ impl TemplateTracker {
         self.template = self.futures.remove(&message.template_id);
         self.futures.clear();
         self.tip = Some(tip.clone());
+        self.outdated = false;
         match &self.template {
             Some(template) => TemplateEvent::NewTip(Work { template: template.clone(), tip }),
             None => TemplateEvent::TipAhead(tip),
@@ -195,9 +218,11 @@ impl TemplateTracker {
     }
 
     /// The connection ended. Templates that wait are gone with it, since ids begin anew; the work in
-    /// force stays until the next connection brings some.
+    /// force stays until the next connection brings a tip, before which its templates are for none
+    /// that is known.
     pub fn disconnected(&mut self) {
         self.futures.clear();
+        self.outdated = true;
     }
 
     /// The newest work on the current tip: what a new channel gets.

@@ -115,6 +115,32 @@ fn a_reconnect_keeps_the_work_but_no_ids() {
     assert!(matches!(tracker.set_new_prev_hash(&prev_hash(2, 8)), TemplateEvent::TipAhead(_)));
 }
 
+/// The chain may have gone on meanwhile: a template is not for the tip of the connection before.
+#[test]
+fn a_template_of_a_new_connection_waits_for_its_tip() {
+    let mut tracker = TemplateTracker::new();
+    tracker.new_template(&new_template(&future(1)));
+    tracker.set_new_prev_hash(&prev_hash(1, 7));
+    tracker.disconnected();
+    assert!(matches!(tracker.new_template(&new_template(&template(2))), TemplateEvent::Ignored));
+    assert_eq!(tracker.work().unwrap().template().id, 1, "work goes on");
+    tracker.new_template(&new_template(&future(3)));
+    assert_eq!(work(tracker.set_new_prev_hash(&prev_hash(3, 8))), (3, 8));
+    assert_eq!(work(tracker.new_template(&new_template(&template(4)))), (4, 8));
+}
+
+#[test]
+fn a_template_knows_its_height() {
+    let height =
+        |prefix: &[u8]| Template { coinbase_prefix: prefix.to_vec(), ..template(1) }.height();
+    assert_eq!(height(&[0x51]), Some(1));
+    assert_eq!(height(&[0x60, 9]), Some(16));
+    assert_eq!(height(&[1, 17]), Some(17));
+    assert_eq!(height(&[3, 0x40, 0x0d, 0x0c, 0xff]), Some(789_824));
+    assert_eq!(height(&[4, 0, 0, 0, 1]), Some(1 << 24));
+    assert_eq!((height(&[]), height(&[3, 1, 2]), height(&[0x61])), (None, None, None));
+}
+
 #[test]
 fn waiting_templates_are_bounded() {
     let mut tracker = TemplateTracker::new();

@@ -2,7 +2,8 @@
 //!
 //! The first in the configuration that gives work is used. When it is lost the next one that has work takes over at
 //! once; when none has, miners keep what they have and their shares are credited as before. One further up takes over
-//! again once it has been well for [`WELL_AFTER`].
+//! again once it has been well for [`WELL_AFTER`]. One that is a block behind another for [`BEHIND_FOR`] is
+//! left for that one, however quiet and healthy its connection is.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,10 @@ pub(super) struct Provider {
     pub(super) state: State,
     /// Kept over a loss: what it gave stays in force until there is something newer.
     tracker: TemplateTracker,
-    /// Since when this connection has given a template with its tip.
+    /// Since when this connection has given a template with its tip, and one no lower than the work in force.
     well_since: Option<Instant>,
+    /// Since when it has had a higher one than the provider in use.
+    ahead_since: Option<Instant>,
     /// When the last template came, milliseconds since 1970.
     pub(super) last_template_unix_ms: Option<u64>,
 }
@@ -46,6 +49,8 @@ pub(super) enum State {
 
 /// A provider that was lost and is back is not trusted at once: it may be about to go again.
 const WELL_AFTER: Duration = Duration::from_secs(10);
+/// A provider that is a block behind another one for so long is left: its node has stalled, or it says nothing any more.
+const BEHIND_FOR: Duration = Duration::from_secs(15);
 /// Why the connection to a provider that refuses us is closed.
 const REFUSED: &str = "setup-connection-refused";
 /// What a lost provider is counted under.
@@ -69,6 +74,7 @@ impl Provider {
             state: State::Down("not connected yet".to_owned()),
             tracker: TemplateTracker::new(),
             well_since: None,
+            ahead_since: None,
             last_template_unix_ms: None,
         }
     }
@@ -84,6 +90,16 @@ impl Provider {
     /// Whether its work is from this very connection.
     pub(super) fn has_fresh_work(&self) -> bool {
         self.well_since.is_some()
+    }
+
+    /// Whether the other one has work for a higher block, or has work at all where this one has none.
+    fn is_behind(&self, other: &Self) -> bool {
+        let height = |provider: &Self| provider.tracker.work().map(|work| work.template().height());
+        match (height(self), height(other)) {
+            (None, Some(_)) => true,
+            (Some(Some(its)), Some(Some(others))) => its < others,
+            _ => false,
+        }
     }
 
     fn peer(&self) -> Option<PeerId> {
@@ -319,14 +335,36 @@ impl PoolEngine {
         }
     }
 
+    /// Which providers are ahead of the one in use. One that is behind is not well: it is not gone back to before it has
+    /// kept up for a while.
+    fn compare_providers(&mut self, in_use: Option<usize>, now: Now) {
+        for index in 0..self.providers.len() {
+            let (mut ahead, mut behind) = (false, false);
+            if let Some(in_use) = in_use.map(|in_use| &self.providers[in_use]) {
+                let provider = &self.providers[index];
+                ahead = provider.has_fresh_work() && in_use.is_behind(provider);
+                behind = provider.has_fresh_work() && provider.is_behind(in_use);
+            }
+            let provider = &mut self.providers[index];
+            provider.ahead_since =
+                if ahead { provider.ahead_since.or(Some(now.instant)) } else { None };
+            if behind {
+                provider.well_since = Some(now.instant);
+            }
+        }
+    }
+
     /// Puts the best provider's work into force, if that is another one than now.
     fn choose_provider(&mut self, now: Now, out: &mut Outbox<Effect>) {
         let in_use = self.active.filter(|active| self.providers[*active].has_fresh_work());
+        self.compare_providers(in_use, now);
+        let long = |since: Instant, time: Duration| now.instant.duration_since(since) >= time;
         let better = |(index, provider): &(usize, &Provider)| match (in_use, provider.well_since) {
             (_, None) => false,
             (None, Some(_)) => true,
             (Some(in_use), Some(since)) => {
-                *index < in_use && now.instant.duration_since(since) >= WELL_AFTER
+                *index < in_use && long(since, WELL_AFTER)
+                    || provider.ahead_since.is_some_and(|since| long(since, BEHIND_FOR))
             }
         };
         let Some((index, provider)) = self.providers.iter().enumerate().find(better) else {
@@ -335,6 +373,11 @@ impl PoolEngine {
         let Some(work) = provider.tracker.work() else { return };
         let futures: Vec<_> = provider.tracker.futures().cloned().collect();
         if self.active != Some(index) {
+            if let Some(left) = in_use.map(|left| &self.providers[left].name)
+                && provider.ahead_since.is_some()
+            {
+                tracing::warn!(provider = left, "this template provider is behind another one");
+            }
             tracing::info!(provider = provider.name, "templates come from here now");
         }
         self.active = Some(index);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_mining::template::bip34_height;
 use adit_mining::{
     Channels, Job, JobFactory, JobIds, JobSet, ServerChannel, Target, Template, Tip, Work,
 };
@@ -122,7 +123,7 @@ impl Bench {
 
     /// The height of the block that miners look for, where the coinbase says it.
     pub(super) fn height(&self) -> Option<u32> {
-        bip34_height(&self.template()?.coinbase_prefix)
+        self.template()?.height()
     }
 
     /// What a custom job with this previous hash builds on: a tip of ours, present or past; else the present one, which
@@ -218,7 +219,7 @@ impl Bench {
         let origin = Origin {
             provider: Some(provider),
             template_id: template.id,
-            height: bip34_height(&template.coinbase_prefix),
+            height: template.height(),
         };
         self.origins.push_back((set.id(), origin));
         Some(set)
@@ -311,8 +312,7 @@ impl PoolEngine {
         if same_tip {
             return;
         }
-        let (tip, height) =
-            (current.tip.clone(), bip34_height(&current.set.template().coinbase_prefix));
+        let (tip, height) = (current.tip.clone(), current.set.template().height());
         let left = bench.change_tip(&tip, height, now.instant);
         if let Some(left) = left {
             let rules = self.core.declarations.as_ref();
@@ -387,16 +387,4 @@ fn job_of(set: &mut JobSet, factory: &JobFactory, size: usize) -> Option<Arc<Job
     set.job(factory, size)
         .inspect_err(|error| tracing::error!(size, %error, "no job for channels of this size"))
         .ok()
-}
-
-/// The height that a scriptSig begins with (BIP34).
-fn bip34_height(coinbase_prefix: &[u8]) -> Option<u32> {
-    match *coinbase_prefix {
-        [op @ 0x51..=0x60, ..] => Some(u32::from(op - 0x50)),
-        [len @ 1..=4, ref rest @ ..] => {
-            let bytes = rest.get(..usize::from(len))?;
-            Some(bytes.iter().rev().fold(0, |height, byte| height << 8 | u32::from(*byte)))
-        }
-        _ => None,
-    }
 }

@@ -152,6 +152,71 @@ fn the_next_provider_takes_over_and_the_first_comes_back() {
     assert!(rig.listen(&mut sim).is_empty());
 }
 
+/// Its connection stands and its node does not move: what miners do is void, and nobody says so.
+#[test]
+fn a_provider_that_stays_a_block_behind_is_left() {
+    let mut sim = Sim::with_providers("shares.vardiff = false", 2, Vec::new());
+    let (first, second) = (sim.provider(0), sim.provider(1));
+    sim.tip(first, 0, 1, 1);
+    sim.tip(second, 1, 100, 1);
+    let mut rig = sim.extended("a");
+    sim.tip_at(second, 1, 101, 2, 301);
+    sim.pass(Duration::from_secs(14));
+    assert_eq!(tip_of(&rig), [1; 32], "blocks take their time from node to node");
+    assert!(rig.listen(&mut sim).is_empty());
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(rig.listen(&mut sim), ["NewExtendedMiningJob", "SetNewPrevHash"]);
+    assert_eq!(tip_of(&rig), [2; 32]);
+    // Nor is it gone back to for being further up.
+    sim.pass(Duration::from_secs(60));
+    sim.tip_at(second, 1, 102, 3, 302);
+    sim.pass(Duration::from_secs(60));
+    assert_eq!(rig.listen(&mut sim), ["NewExtendedMiningJob", "SetNewPrevHash"]);
+    assert_eq!(tip_of(&rig), [3; 32]);
+    // Before it has kept up for a while.
+    sim.tip_at(first, 0, 2, 3, 302);
+    sim.pass(Duration::from_secs(9));
+    assert!(rig.listen(&mut sim).is_empty());
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(rig.listen(&mut sim), ["NewExtendedMiningJob"]);
+    sim.tip_at(first, 0, 3, 4, 303);
+    rig.listen(&mut sim);
+    assert_eq!(tip_of(&rig), [4; 32]);
+    rig.mine(&mut sim, 1);
+    assert!(rig.listen(&mut sim).is_empty());
+}
+
+/// Blocks that come faster than that do not keep it in use for ever.
+#[test]
+fn a_provider_that_falls_further_behind_is_left_as_soon() {
+    let mut sim = Sim::with_providers("", 2, Vec::new());
+    let (first, second) = (sim.provider(0), sim.provider(1));
+    sim.tip(first, 0, 1, 1);
+    sim.tip(second, 1, 100, 1);
+    let mut rig = sim.extended("a");
+    for block in 2..=6 {
+        sim.tip_at(second, 1, 100 + u64::from(block), block, 299 + u32::from(block));
+        sim.pass(Duration::from_secs(4));
+    }
+    rig.listen(&mut sim);
+    assert_eq!(tip_of(&rig), [6; 32]);
+}
+
+#[test]
+fn a_provider_that_gives_no_template_for_its_tip_is_left() {
+    let mut sim = Sim::with_providers("", 2, Vec::new());
+    let (first, second) = (sim.provider(0), sim.provider(1));
+    sim.tip(first, 0, 1, 1);
+    sim.tip(second, 1, 100, 1);
+    let mut rig = sim.extended("a");
+    sim.prev_hash(first, 0, 77, 2);
+    sim.tip_at(second, 1, 101, 2, 301);
+    sim.pass(Duration::from_secs(16));
+    assert_eq!(rig.listen(&mut sim), ["NewExtendedMiningJob", "SetNewPrevHash"]);
+    rig.mine(&mut sim, 1);
+    assert!(rig.listen(&mut sim).is_empty());
+}
+
 #[test]
 fn a_tip_without_a_template_makes_old_work_stale_until_there_is_one() {
     let (mut sim, tp) = Sim::working("");
