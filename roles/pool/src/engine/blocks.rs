@@ -46,7 +46,7 @@ struct Pending {
 }
 
 impl Core {
-    /// A share meets the network's target.
+    /// A share meets the network's target. One that was refused may come again, and again: it is found once.
     pub(super) fn block_found(
         &mut self,
         channel: &Channel,
@@ -66,6 +66,9 @@ impl Core {
             tracing::error!(identity = %finder, job_id = share.job_id, "block found on a job that is gone");
             return;
         };
+        if self.solutions.has(&solution.hash) {
+            return;
+        }
         let (template_provider, job) = match origin.provider {
             Some(provider) => (self.provider_names[provider].clone(), JobOrigin::Template),
             None => (String::new(), JobOrigin::Custom),
@@ -113,6 +116,10 @@ impl Solutions {
         }
         let hash = block.hash_bytes();
         self.pending.push(Pending { block, hash, found, stored, sent: None, tips_since: 0 });
+    }
+
+    fn has(&self, hash: &BlockHash) -> bool {
+        self.pending.iter().any(|pending| pending.hash == hash.0)
     }
 
     /// Blocks whose fate is not known.

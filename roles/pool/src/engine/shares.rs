@@ -66,12 +66,12 @@ impl Miner {
         };
         if core.ledger.unstored.len() >= QUEUE_LIMIT {
             // Before it is judged: a miner may send it again.
-            channel.tally.reject(Refusal::StoreUnavailable);
+            channel.refuse_unjudged(Refusal::StoreUnavailable, share, core, now, out);
             return refuse(Refusal::StoreUnavailable, core, out);
         }
         let Ok(worker) = *worker else {
             // A field beyond its limit makes the message void (spec 3.4.3).
-            channel.tally.reject(Refusal::UserIdentity);
+            channel.refuse_unjudged(Refusal::UserIdentity, share, core, now, out);
             return refuse(Refusal::UserIdentity, core, out);
         };
         let judged = channel.server.check_share(share, now.unix_secs());
@@ -120,6 +120,22 @@ impl Channel {
         worker.tally.accept(&share.hash, now);
         worker.hash_rate.add(share.work, now);
         worker.tally.identity.clone()
+    }
+
+    /// Counts a share that is refused for what has nothing to do with its hash. A block is a block all the same.
+    fn refuse_unjudged(
+        &mut self,
+        refusal: Refusal,
+        share: &Share<'_>,
+        core: &mut Core,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        self.tally.reject(refusal);
+        if self.server.block_of(share).is_some() {
+            let finder = self.tally.identity.clone();
+            core.block_found(self, &finder, share, now, out);
+        }
     }
 
     /// Counts a refused share; returns whose it is.

@@ -238,7 +238,7 @@ fn each_worker_has_its_hashrate() {
 
 #[test]
 fn a_name_beyond_its_limit_voids_the_share() {
-    let (mut sim, _) = Sim::working("");
+    let (mut sim, tp) = Sim::working("");
     let mut rig = proxy(&mut sim, "alice");
     let found = rig.search(Wanted::Share);
     let long = Tlv { extension_type: 2, field_type: 1, value: &[b'x'; 33] };
@@ -261,6 +261,18 @@ fn a_name_beyond_its_limit_voids_the_share() {
     submit(&mut sim, &rig, &found, &[Tlv::user_identity(b"rig1").unwrap()]);
     assert_eq!(stored(&sim), [("alice.rig1".to_owned(), true)]);
     assert_eq!(sim.engine.status(sim.now)["channels"][0]["rejected"]["invalid-user-identity"], 2);
+    // A block is the channel's own then.
+    sim.store();
+    let block = rig.search(Wanted::Block);
+    for _ in 0..2 {
+        submit(&mut sim, &rig, &block, &[long]);
+        sim.heard_only(rig.peer, "invalid-user-identity");
+    }
+    let [Record::Block(stored)] = &sim.records[..] else { panic!("{:?}", sim.records) };
+    assert_eq!((stored.account.as_str(), stored.worker.as_str()), ("alice", ""));
+    assert_eq!(stored.hash_bytes(), block.hash.0);
+    sim.store();
+    assert_eq!(sim.solutions(tp).len(), 1);
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn the_steady_path_does_not_allocate() {
 
 #[test]
 fn a_disk_that_hangs_is_back_pressure_that_miners_see() {
-    let (mut sim, _) = Sim::working("shares.vardiff = false\nshares.ack_batch = 100000");
+    let (mut sim, tp) = Sim::working("shares.vardiff = false\nshares.ack_batch = 100000");
     let peer = sim.miner(0);
     // One hash in ten is a share.
     let open = adit_sv2::messages::mining::OpenExtendedMiningChannel {
@@ -235,8 +235,19 @@ fn a_disk_that_hangs_is_back_pressure_that_miners_see() {
     let one_more = rig.search(Wanted::Share);
     rig.submit(&mut sim, &one_more);
     sim.heard_only(peer, "store-unavailable");
+    // A block is stored and submitted all the same, once, though it is no share before it comes again.
+    let block = rig.search(Wanted::Block);
+    for _ in 0..3 {
+        rig.submit(&mut sim, &block);
+        sim.heard_only(peer, "store-unavailable");
+    }
+    let blocks = |sim: &Sim| sim.records.iter().filter(|r| matches!(r, Record::Block(_))).count();
+    assert_eq!(blocks(&sim), 1);
     sim.store();
+    assert_eq!(sim.solutions(tp).len(), 1);
     sim.heard_names(peer);
+    rig.submit(&mut sim, &block);
+    assert_eq!((sim.records.iter().filter_map(work).count(), blocks(&sim)), (1, 0));
     // It was not judged, so it is no duplicate now.
     rig.submit(&mut sim, &one_more);
     assert!(sim.heard(peer).is_empty());
