@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, EXAMPLE, Listen};
 use crate::engine::{Effect, Link, PoolEngine};
 use crate::metrics::{Metrics, Summary};
-use crate::store::{self, JobOrigin, Progress, Queue, Store};
+use crate::store::{self, JobOrigin, Progress, Queue, Store, StoreError};
 
 /// The role, for the binary and for programs that run a pool inside.
 #[derive(Debug)]
@@ -103,7 +103,6 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let hub =
         Hub::new(engine, on_effect, transport, HubOptions { cancel: end, ..HubOptions::default() });
     let writer = spawn_writer(&store, &queue, &hub, &metrics, &cx)?;
-    let _stop_writer = StopWriter { queue: queue.clone(), writer: Some(writer) };
 
     let listener = TcpListener::bind(config.listen.address)
         .await
@@ -151,6 +150,7 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         tokio::select! {
             () = cx.shutdown.cancelled() => break,
             failed = hub.failed() => return Err(failed.into()),
+            () = writer.ended.cancelled() => return Err(writer_ended()),
             _ = drain.recv() => hub.try_with(|engine, _, _| engine.drain())?,
             _ = renew.recv() => {
                 hub.try_with(|engine, _, out| engine.renew_prefixes(None, out))?;
@@ -165,7 +165,11 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     while let Some(joined) = tasks.join_next().await {
         joined?;
     }
-    Ok(())
+    if writer.ended.is_cancelled() { Err(writer_ended()) } else { Ok(()) }
+}
+
+fn writer_ended() -> anyhow::Error {
+    anyhow::anyhow!("the thread that stores shares has ended")
 }
 
 /// Sends every miner to the place of `[drain]` and serves them until they are gone, but no longer than this.
@@ -194,7 +198,7 @@ fn spawn_writer(
     hub: &Hub<PoolEngine>,
     metrics: &Metrics,
     cx: &Context,
-) -> anyhow::Result<JoinHandle<()>> {
+) -> anyhow::Result<Writer> {
     let (hub, metrics, readiness) = (hub.clone(), metrics.clone(), cx.readiness.clone());
     readiness.ok("store");
     let report = move |progress: Progress<'_>| match progress {
@@ -206,19 +210,39 @@ fn spawn_writer(
         }
         Progress::Failing(error) => readiness.waiting_for("store", error.to_string()),
     };
-    Ok(store::spawn(store.clone(), queue.clone(), report)?)
+    Ok(Writer::start(store, queue, report)?)
 }
 
-/// Lets the writer store what there is, also where the pool ends with an error.
-struct StopWriter {
+/// The thread that stores. Dropped, it stores what there is before that returns, also where the pool ends with an error.
+struct Writer {
     queue: Arc<Queue>,
-    writer: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
+    /// It is gone: nothing is acknowledged any more, and no block is stored.
+    ended: CancellationToken,
 }
 
-impl Drop for StopWriter {
+impl Writer {
+    fn start(
+        store: &Arc<Store>,
+        queue: &Arc<Queue>,
+        mut report: impl FnMut(Progress<'_>) + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let ended = CancellationToken::new();
+        // Goes with the thread, whatever ends that.
+        let guard = ended.clone().drop_guard();
+        let report = move |progress: Progress<'_>| {
+            let _guard = &guard;
+            report(progress);
+        };
+        let thread = store::spawn(store.clone(), queue.clone(), report)?;
+        Ok(Self { queue: queue.clone(), thread: Some(thread), ended })
+    }
+}
+
+impl Drop for Writer {
     fn drop(&mut self) {
         self.queue.close();
-        if let Some(Err(_)) = self.writer.take().map(JoinHandle::join) {
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             tracing::error!("the thread that stores shares has failed");
         }
     }
@@ -386,3 +410,33 @@ fn listen_limits(listen: &Listen) -> ListenLimits {
 
 /// Bytes of the largest frame that a miner sends: a custom job, or a list of extensions.
 const MAX_PAYLOAD: usize = 300_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Identity, Record, ShareOutcome};
+
+    /// Whatever ends it: the pool must not go on and take shares that nobody stores.
+    #[tokio::test]
+    async fn the_end_of_the_thread_that_stores_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&folder.path().join("pool.redb")).unwrap());
+        let queue = Arc::new(Queue::default());
+        let share = || Record::Share {
+            identity: Arc::new(Identity { account: "a".to_owned(), worker: String::new() }),
+            outcome: ShareOutcome::Rejected,
+            unix_ms: 1,
+        };
+        let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
+        let writer = Writer::start(&store, &queue, move |_| {
+            sender.send(()).unwrap();
+        });
+        let writer = writer.unwrap();
+        queue.push(share());
+        timeout(Duration::from_secs(20), reports.recv()).await.unwrap().unwrap();
+        assert!(!writer.ended.is_cancelled());
+        drop(reports);
+        queue.push(share());
+        timeout(Duration::from_secs(20), writer.ended.cancelled()).await.unwrap();
+    }
+}

@@ -12,6 +12,7 @@ mod schema;
 mod tests;
 
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread::JoinHandle;
@@ -150,37 +151,51 @@ impl Store {
         read: impl FnOnce(&redb::Database) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         let guard = self.database.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let result = guard.as_ref().ok_or(redb::Error::PreviousIo).and_then(read);
+        let database = guard.as_ref().ok_or(redb::Error::PreviousIo);
+        let result = unless_damaged(&self.path, || database.and_then(read))?;
         result.map_err(|error| database_error(&self.path, error))
     }
 
     /// Commits a batch; a file that failed before is opened anew, since the database refuses to go on after an error.
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        if self.database.read().unwrap_or_else(|poisoned| poisoned.into_inner()).is_none() {
+            let database = open_database(&self.path)?;
+            *self.database.write().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+                Some(database);
+        }
         let result = self.read(|database| schema::commit(database, batch));
         if result.is_err() {
             let mut slot = self.database.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-            *slot = None;
-            *slot = open_database(&self.path).ok();
+            let former = slot.take();
+            let closed = unless_damaged(&self.path, || drop(former));
+            *slot = closed.and_then(|()| open_database(&self.path)).ok();
         }
         result
     }
 }
 
 fn open_database(path: &Path) -> Result<redb::Database, StoreError> {
-    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
-    // The database asserts what it finds in the file's pages: a damaged file must be an error here, not a crash.
-    let opened = std::panic::catch_unwind(|| {
+    let opened = unless_damaged(path, || {
         let database = redb::Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
         schema::prepare(&database).map(|format| (database, format))
     });
-    match opened {
-        Err(_) => Err(damaged("its pages contradict each other".to_owned())),
-        Ok(Err(error)) => Err(database_error(path, error)),
-        Ok(Ok((database, schema::FORMAT))) => Ok(database),
-        Ok(Ok((_, found))) => {
+    match opened? {
+        Err(error) => Err(database_error(path, error)),
+        Ok((database, schema::FORMAT)) => Ok(database),
+        Ok((_, found)) => {
             Err(StoreError::Format { path: path.to_owned(), found, expected: schema::FORMAT })
         }
     }
+}
+
+/// The database asserts what it finds in the file's pages: a damaged file must be an error, not the end of whoever reads
+/// or writes it.
+fn unless_damaged<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+    // After a panic nothing of the database is used: it is closed and opened again.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| StoreError::Damaged {
+        path: path.to_owned(),
+        reason: "its pages contradict each other".to_owned(),
+    })
 }
 
 fn database_error(path: &Path, error: redb::Error) -> StoreError {

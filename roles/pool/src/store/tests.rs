@@ -177,6 +177,24 @@ fn a_batch_that_is_tried_again_is_credited_once() {
     assert_eq!(store.totals(0).unwrap().accepted, 2);
 }
 
+/// The database asserts what it finds in pages: neither who reads nor the thread that writes may end by that.
+#[test]
+fn a_panic_of_the_database_is_a_damaged_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("pool.redb")).unwrap();
+    let error = store
+        .read(|database| -> Result<(), redb::Error> {
+            let _write = database.begin_write()?;
+            panic!("assertion failed: page type")
+        })
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    let mut batch = Batch::new(1);
+    batch.add(accepted(&identity("alice", ""), 1, 10));
+    store.commit(&batch).unwrap();
+    assert_eq!(store.totals(0).unwrap().accepted, 1);
+}
+
 #[test]
 fn a_second_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
