@@ -8,6 +8,7 @@ use adit_sv2::messages::mining::{SetGroupChannel, SetTarget};
 
 use super::{Channels, Group, GroupError, Grouping, Server};
 use crate::channel::ServerChannel;
+use crate::channel::server::renewed_at;
 use crate::job::Job;
 use crate::target::Target;
 use crate::template::Tip;
@@ -205,7 +206,8 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
         });
         // One time for all, later than that of any.
         let last = self.members(id).filter_map(|c| c.server().active_min_ntime()).max();
-        let at = last.map_or(now_unix, |last| now_unix.max(last.saturating_add(1)));
+        let tip = self.members(id).filter_map(|c| Some(c.server().active_job()?.2.min_ntime)).max();
+        let Some(at) = renewed_at(last.unwrap_or(0), tip.unwrap_or(0), now_unix) else { return };
         let members = self
             .channels
             .values_mut()

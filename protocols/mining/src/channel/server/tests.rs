@@ -325,6 +325,40 @@ fn a_renewed_job_is_the_same_work_at_a_later_time() {
 }
 
 /// A template provider that reconnects sends the same template again, as a new one.
+/// One whose target changes with every share must not be sent into the future.
+#[test]
+fn a_job_is_not_renewed_far_ahead_of_the_clock() {
+    let mut channel = working(ChannelKind::Extended, HARD);
+    assert_eq!(channel.renew_job(2, NOW), Some(NOW));
+    for ahead in 1..=60 {
+        assert_eq!(channel.renew_job(2 + ahead, NOW), Some(NOW + ahead));
+    }
+    assert_eq!(channel.renew_job(100, NOW), None);
+    assert_eq!(channel.active_job().unwrap().0, 62);
+    assert_eq!(channel.renew_job(100, NOW + 1), Some(NOW + 61));
+    // Where blocks themselves are ahead of the clock, so may jobs be.
+    let mut channel = working(ChannelKind::Extended, HARD);
+    assert_eq!(channel.renew_job(2, MIN_NTIME - 1_000), Some(MIN_NTIME + 1));
+}
+
+#[test]
+fn a_share_that_is_not_judged_may_be_a_block() {
+    let mut channel = working(ChannelKind::Extended, EASY);
+    let easy = Target::from_nbits(EASY).unwrap();
+    let nothing = mined(&channel, share(&channel, 1), Target::MAX, Some(easy), 0);
+    assert_eq!(channel.block_of(&nothing), None);
+    let block = mined(&channel, share(&channel, 1), easy, None, 0);
+    let hash = channel.block_of(&block).unwrap();
+    assert_eq!(channel.solution(&block).unwrap().hash, hash);
+    assert_eq!(channel.block_of(&Share { job_id: 9, ..block }), None);
+    assert_eq!(channel.block_of(&Share { extranonce: &[0; 3], ..block }), None);
+    // It leaves no trace.
+    let judged = channel.check_share(&block, NOW).unwrap();
+    assert_eq!((judged.hash, judged.is_block), (hash, true));
+    channel.stop_work();
+    assert_eq!(channel.block_of(&block), None);
+}
+
 #[test]
 fn a_template_sent_twice_pays_once() {
     let mut channel = working(ChannelKind::Extended, HARD);

@@ -258,4 +258,11 @@ fn targets_are_told_together_where_they_are_the_same() {
     let id = net.ids.allocate();
     net.server.renew_jobs(1, id, MIN_NTIME, &mut net.out);
     assert_eq!(net.deliver(), [("NewExtendedMiningJob", b), ("NewMiningJob", c)]);
+    // Not for ever further into the future.
+    let mut renewals = 0;
+    while !net.deliver().is_empty() || renewals == 0 {
+        renewals += 1;
+        net.server.renew_jobs(1, net.ids.allocate(), MIN_NTIME, &mut net.out);
+    }
+    assert!((40..=60).contains(&renewals), "{renewals}");
 }
