@@ -140,6 +140,8 @@ pub(super) struct Current {
 pub(super) struct Custom {
     /// The client has brought a job that was taken.
     used: bool,
+    /// Some channel may work on one now.
+    pub(super) in_force: bool,
     graces: Vec<Grace>,
     /// Requests that may come at once, and when that was counted.
     allowance: Option<(f64, Instant)>,
@@ -223,7 +225,7 @@ impl Miner {
                 tracing::debug!(%peer, channel_id, request_id, job_id, "custom job");
                 core.count_custom_job("accepted");
                 out.send(peer, &SetCustomMiningJobSuccess { channel_id, request_id, job_id });
-                self.custom.used = true;
+                (self.custom.used, self.custom.in_force) = (true, true);
                 self.regroup(peer, out);
             }
             Err(Refused { code, label }) => {
@@ -350,6 +352,7 @@ impl Miner {
         out: &mut Outbox<Effect>,
     ) {
         if self.custom.graces.is_empty() && !self.works_on_its_own() {
+            self.custom.in_force = false;
             return;
         }
         let mut graces = std::mem::take(&mut self.custom.graces);
@@ -398,6 +401,7 @@ impl Miner {
         }
         if back {
             self.regroup(peer, out);
+            self.custom.in_force = self.works_on_its_own();
             core.bench.send_newest_to_all(peer, &mut self.channels, out);
         }
     }
@@ -407,7 +411,14 @@ impl Miner {
         self.custom.used && self.channels.iter().any(|channel| channel.server.has_own_work())
     }
 
-    /// Groups as they should be, after a channel began to work on jobs of its own, or ours, or was opened.
+    /// Groups as they should be with a channel that was opened: work for all channels, of which there may be thousands.
+    pub(super) fn regroup_opened(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
+        if self.custom.in_force {
+            self.regroup(peer, out);
+        }
+    }
+
+    /// Groups as they should be, after a channel began to work on jobs of its own, or ours.
     pub(super) fn regroup(&mut self, peer: PeerId, out: &mut Outbox<Effect>) {
         if self.custom.used {
             out.say(peer, |bytes| _ = self.channels.regroup(bytes));

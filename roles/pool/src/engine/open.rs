@@ -227,7 +227,7 @@ impl Miner {
         core.metrics.channel_opened(request.kind);
         let channel = Channel::new(server, request.identity.clone(), request.hash_rate, core, now);
         self.channels.insert(channel);
-        self.regroup(peer, out);
+        self.regroup_opened(peer, out);
     }
 
     /// Bytes of a standard channel's whole extranonce: as many as the connection's first group has, so that one job is

@@ -608,6 +608,7 @@ fn a_channel_on_its_own_jobs_leaves_its_group_and_the_others_their_work() {
     let id = declare(&mut sim, own, &first, 1);
     let apart = moved(&mut sim, own, &[own.client.id()]);
     assert_ne!(apart, group);
+    assert!(sim.engine.miners[&peer].custom.in_force);
     own.client.set_group_channel_id(apart);
     // The others are told together, as before, and what they are told does not reach it.
     sim.tip_at(tp, 0, 2, 2, 301);
@@ -650,6 +651,10 @@ fn a_channel_on_its_own_jobs_leaves_its_group_and_the_others_their_work() {
     let ids = [own.client.id(), x.client.id(), y.client.id()];
     assert_eq!(moved(&mut sim, own, &ids), group);
     own.client.set_group_channel_id(group);
+    assert!(
+        !sim.engine.miners[&peer].custom.in_force,
+        "nobody is to be parted from whom is opened"
+    );
     own.mine(&mut sim, 1);
     sim.tip_at(tp, 0, 10, 10, 309);
     let heard = sim.heard(peer);
