@@ -99,15 +99,15 @@ impl Channel {
         // With no miner behind the channel there is nothing to adapt to. Its silence makes the target easier, which must
         // not be met by the miners who come back: a farm's proxy that returns would flood us.
         if hash_rate <= 0.0 {
-            self.rested_at.get_or_insert(self.vardiff.hash_rate());
+            self.rested_at.get_or_insert(self.hash_rate());
             return None;
         }
         let rested_at = self.rested_at.take();
         if rested_at.is_none() && same(hash_rate / before) {
             return None;
         }
+        let learnt = rested_at.unwrap_or_else(|| self.hash_rate());
         self.nominal_hash_rate = hash_rate;
-        let learnt = rested_at.unwrap_or_else(|| self.vardiff.hash_rate());
         Some(if before > 0.0 { learnt * hash_rate / before } else { hash_rate })
     }
 

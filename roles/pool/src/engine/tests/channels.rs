@@ -330,6 +330,23 @@ fn a_smaller_maximum_brings_a_target_that_counts_at_once() {
     }
 }
 
+/// A proxy opens its channel for one miner, slower than any target asks for, and soon says what all of them do.
+#[test]
+fn a_floor_under_the_first_hashrate_is_nothing_learnt() {
+    let (mut sim, _) = Sim::working("");
+    let peer = sim.miner(0);
+    let slow = OpenExtendedMiningChannel { nominal_hash_rate: 0.1, ..open_extended(1, "a") };
+    sim.send(peer, Link::Miner, &slow);
+    let mut rig = sim.rig(peer);
+    let floor = rig.client.target();
+    sim.send(peer, Link::Miner, &update(&rig, 1.0, Target::MAX));
+    assert!(rig.listen(&mut sim).is_empty(), "the target is that of 1 hash per second already");
+    sim.send(peer, Link::Miner, &update(&rig, 2.0, Target::MAX));
+    assert_eq!(rig.listen(&mut sim)[0], "SetTarget");
+    let harder = floor.to_f64() / rig.client.target().to_f64();
+    assert!((1.9..2.1).contains(&harder), "{harder}");
+}
+
 #[test]
 fn a_new_hashrate_is_followed_and_a_wrong_one_refused() {
     let (mut sim, _) = Sim::working("");
