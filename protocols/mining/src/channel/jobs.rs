@@ -34,7 +34,7 @@ pub(crate) struct JobTable {
     stale: Vec<u32>,
     seen: Vec<SharedSet>,
     spent: SpentJobs,
-    /// Whether a custom job ever came: which of their tips still count, only the caller knows then.
+    /// Whether custom jobs may come: which of their tips still count, only the caller knows then.
     custom: bool,
     /// Shares that the last finished job saw: room for the next.
     expected_shares: usize,
@@ -228,6 +228,11 @@ impl JobTable {
             self.seen[slot.seen].set.reset(self.expected_shares);
         }
         Ok(())
+    }
+
+    /// Custom jobs may come, and be copies of jobs that were here before.
+    pub(crate) fn expect_custom(&mut self) {
+        self.custom = true;
     }
 
     /// No custom job will be taken on any tip but these: what was paid on others need not be known any more.

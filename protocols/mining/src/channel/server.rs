@@ -359,6 +359,12 @@ impl ServerChannel {
         self.group_channel_id = group_channel_id;
     }
 
+    /// The client may bring jobs of its own: what is paid of ours is remembered for them from the
+    /// start, until [`forget_other_tips`](Self::forget_other_tips).
+    pub fn expect_custom_jobs(&mut self) {
+        self.jobs.expect_custom();
+    }
+
     /// From now on the client works on jobs of its own and [`Channels`](super::Channels) gives it none
     /// of ours, or does so again.
     pub fn set_own_work(&mut self, own_work: bool) {

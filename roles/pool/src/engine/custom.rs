@@ -322,12 +322,13 @@ impl Miner {
     }
 
     /// The pool has another tip than this one: jobs on it have a little time left.
-    pub(super) fn tip_changed(&mut self, old: &Base, new: &Tip, until: Instant) {
-        if self.custom.used {
-            let ours = [&old.tip.prev_hash, &new.prev_hash];
+    ///
+    /// `ours` are all tips of the pool that jobs are still taken on.
+    pub(super) fn tip_changed(&mut self, old: &Base, new: &Tip, ours: &[[u8; 32]], until: Instant) {
+        if self.session.work_selection {
             let known = self.custom.graces.iter().map(|grace| &grace.prev_hash);
             for channel in self.channels.iter_mut() {
-                channel.server.forget_other_tips(ours.into_iter().chain(known.clone()));
+                channel.server.forget_other_tips(ours.iter().chain(known.clone()));
             }
         }
         if !self.works_on_its_own() {

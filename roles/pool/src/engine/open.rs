@@ -198,6 +198,9 @@ impl Miner {
             max_shares_per_job: MAX_SHARES_PER_JOB,
         });
         server.set_group_channel_id(group_channel_id);
+        if self.session.work_selection {
+            server.expect_custom_jobs();
+        }
         let target = server.target().to_le_bytes();
         match request.kind {
             ChannelKind::Standard => out.send(

@@ -133,6 +133,12 @@ impl Bench {
         known.or(self.tips.back()).cloned()
     }
 
+    /// The tip in force, and those that were less than this long ago.
+    fn tips_within(&self, time: Duration, now: Instant) -> Vec<[u8; 32]> {
+        let counts = |base: &&Base| base.since_left.is_none_or(|left| left + time >= now);
+        self.tips.iter().filter(counts).map(|base| base.tip.prev_hash).collect()
+    }
+
     /// The header version of the template in force.
     pub(super) fn version(&self) -> Option<u32> {
         self.template().map(|template| template.version)
@@ -316,9 +322,10 @@ impl PoolEngine {
         let left = bench.change_tip(&tip, height, now.instant);
         if let Some(left) = left {
             let rules = self.core.declarations.as_ref();
-            let until = now.instant + rules.map_or(Duration::ZERO, |rules| rules.grace);
+            let grace = rules.map_or(Duration::ZERO, |rules| rules.grace);
+            let ours = bench.tips_within(grace, now.instant);
             for miner in self.miners.values_mut() {
-                miner.tip_changed(&left, &tip, until);
+                miner.tip_changed(&left, &tip, &ours, now.instant + grace);
             }
         }
         self.core.extranonces.new_prev_hash();

@@ -146,6 +146,25 @@ fn copies_of_any_job_do_not_pay_its_shares_again() {
     assert!(table.spent.0.is_empty(), "{:?}", table.spent);
 }
 
+/// Blocks that come one upon the other: jobs on the one before the last may still be taken.
+#[test]
+fn a_copy_of_a_job_of_two_tips_ago_does_not_pay_its_shares_again() {
+    let prefix = Extranonce::new(&[1, 2, 3, 4]).unwrap();
+    let mut table = JobTable::default();
+    table.expect_custom();
+    for mark in 1..=3 {
+        let id = u32::from(mark);
+        table.insert(id, job(id, 20), prefix, None, None).unwrap();
+        table.activate(id, active(mark)).unwrap();
+        submit(&mut table, id, 1);
+    }
+    let again = table.insert(9, job(1, 20), prefix, None, Some(custom(1)));
+    assert_eq!(again, Err(JobTableError::Repeated));
+    let known = [1, 2, 3].map(|mark| active(mark).tip.prev_hash);
+    table.forget_other_tips(known[1..].iter());
+    table.insert(9, job(1, 20), prefix, None, Some(custom(1))).unwrap();
+}
+
 /// Where the client brings no jobs of its own the server's tips are all there are.
 #[test]
 fn what_was_paid_on_former_tips_is_forgotten() {

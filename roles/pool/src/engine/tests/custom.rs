@@ -490,6 +490,44 @@ fn the_pool_may_be_ahead_for_a_moment() {
     assert!(rig.listen(&mut sim).is_empty());
 }
 
+/// The job that a miner has, as its client would bring it.
+fn copy_of_ours(rig: &Rig) -> CustomJob {
+    let work = rig.client.active().unwrap();
+    let coinbase = work.job.coinbase().unwrap();
+    let (sequence, rest) = coinbase.suffix().split_first_chunk().unwrap();
+    let (outputs, locktime) = rest.split_last_chunk().unwrap();
+    CustomJob {
+        version: work.job.version(),
+        prev_hash: work.tip.prev_hash,
+        min_ntime: work.min_ntime,
+        nbits: work.tip.nbits,
+        coinbase_tx_version: 2,
+        coinbase_prefix: coinbase.prefix()[42..].to_vec(),
+        coinbase_tx_input_sequence: u32::from_le_bytes(*sequence),
+        coinbase_tx_outputs: outputs.to_vec(),
+        coinbase_tx_locktime: u32::from_le_bytes(*locktime),
+        merkle_path: work.job.merkle_path().to_vec(),
+    }
+}
+
+/// Two blocks within the grace: jobs on the tip before both are still taken, so what was paid there is still known.
+#[test]
+fn a_copy_of_our_job_two_blocks_ago_does_not_pay_its_shares_again() {
+    let (mut sim, tp) = working("job_declaration.grace_secs = 5");
+    let (mut paid, idle) = (client(&mut sim), client(&mut sim));
+    let (copy, other) = (copy_of_ours(&paid), copy_of_ours(&idle));
+    paid.mine(&mut sim, 1);
+    sim.tip_at(tp, 0, 2, 2, 301);
+    sim.pass(Duration::from_secs(1));
+    sim.tip_at(tp, 0, 3, 3, 302);
+    for rig in [&paid, &idle] {
+        sim.drop_frames_of(rig.peer);
+    }
+    declare(&mut sim, &idle, &other, 1);
+    let signed = token(2, declared(&copy)).sign(&key(1), &[0; 32]);
+    refused(&mut sim, &paid, &copy, &signed, "repeated-custom-job");
+}
+
 #[test]
 fn without_a_grace_the_old_tip_is_over_at_once() {
     let (mut sim, tp) = working("job_declaration.grace_secs = 0");
