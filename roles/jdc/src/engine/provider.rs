@@ -2,7 +2,8 @@
 //!
 //! The first in the configuration that gives work is used. When it is lost the next one that has work takes over at
 //! once; when none has, miners keep what they have. One further up takes over again once it has been well for
-//! [`WELL_AFTER`].
+//! [`WELL_AFTER`]. One that is a block behind another for [`BEHIND_FOR`] is left for that one, however quiet and healthy
+//! its connection is.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,10 @@ pub(super) struct Provider {
     pub(super) state: State,
     /// Kept over a loss: what it gave stays in force until there is something newer.
     pub(super) tracker: TemplateTracker,
-    /// Since when this connection has given a template with its tip.
+    /// Since when this connection has given a template with its tip, and one no lower than the work in force.
     well_since: Option<Instant>,
+    /// Since when it has had a higher one than the provider in use.
+    ahead_since: Option<Instant>,
     /// When the last template came, milliseconds since 1970.
     pub(super) last_template_unix_ms: Option<u64>,
     /// What it was told last that we add to a coinbase: bytes and sigops.
@@ -48,6 +51,8 @@ pub(super) enum State {
 
 /// A provider that was lost and is back is not trusted at once: it may be about to go again.
 const WELL_AFTER: Duration = Duration::from_secs(10);
+/// A provider that is a block behind another one for so long is left: its node has stalled, or it says nothing any more.
+const BEHIND_FOR: Duration = Duration::from_secs(15);
 /// Why the connection to a peer that refuses us is closed.
 pub(super) const REFUSED: &str = "setup-connection-refused";
 /// For an answer to `SetupConnection`.
@@ -117,6 +122,7 @@ impl Provider {
             state: State::Down("not connected yet".to_owned()),
             tracker: TemplateTracker::new(),
             well_since: None,
+            ahead_since: None,
             last_template_unix_ms: None,
             told: None,
         }
@@ -130,6 +136,16 @@ impl Provider {
     /// Whether its work is from this very connection.
     pub(super) fn has_fresh_work(&self) -> bool {
         self.well_since.is_some()
+    }
+
+    /// Whether the other one has work for a higher block, or has work at all where this one has none.
+    fn is_behind(&self, other: &Self) -> bool {
+        let height = |provider: &Self| provider.tracker.work().map(|work| work.template().height());
+        match (height(self), height(other)) {
+            (None, Some(_)) => true,
+            (Some(Some(its)), Some(Some(others))) => its < others,
+            _ => false,
+        }
     }
 }
 
@@ -184,19 +200,46 @@ impl Core {
         Some((index, self.providers[index].tracker.work()?))
     }
 
+    /// Which providers are ahead of the one in use. One that is behind is not well: it is not gone back to before it has
+    /// kept up for a while.
+    fn compare_providers(&mut self, in_use: Option<usize>, now: Now) {
+        for index in 0..self.providers.len() {
+            let (mut ahead, mut behind) = (false, false);
+            if let Some(in_use) = in_use.map(|in_use| &self.providers[in_use]) {
+                let provider = &self.providers[index];
+                ahead = provider.has_fresh_work() && in_use.is_behind(provider);
+                behind = provider.has_fresh_work() && provider.is_behind(in_use);
+            }
+            let provider = &mut self.providers[index];
+            provider.ahead_since =
+                if ahead { provider.ahead_since.or(Some(now.instant)) } else { None };
+            if behind {
+                provider.well_since = Some(now.instant);
+            }
+        }
+    }
+
     /// Puts the best provider's work into force.
     pub(super) fn choose_provider(&mut self, now: Now) {
-        let in_use = self.provider.filter(|index| self.providers[*index].has_fresh_work());
+        let in_use = self.provider.filter(|active| self.providers[*active].has_fresh_work());
+        self.compare_providers(in_use, now);
+        let long = |since: Instant, time: Duration| now.instant.duration_since(since) >= time;
         let better = |(index, provider): &(usize, &Provider)| match (in_use, provider.well_since) {
             (_, None) => false,
             (None, Some(_)) => true,
             (Some(in_use), Some(since)) => {
-                *index < in_use && now.instant.duration_since(since) >= WELL_AFTER
+                *index < in_use && long(since, WELL_AFTER)
+                    || provider.ahead_since.is_some_and(|since| long(since, BEHIND_FOR))
             }
         };
         if let Some((index, provider)) = self.providers.iter().enumerate().find(better)
             && self.provider != Some(index)
         {
+            if let Some(left) = in_use.map(|left| &self.providers[left].name)
+                && provider.ahead_since.is_some()
+            {
+                tracing::warn!(provider = left, "this template provider is behind another one");
+            }
             tracing::info!(provider = provider.name, "templates come from here now");
             self.provider = Some(index);
         }

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use adit_mining::Target;
-use adit_sv2::codec::Str0255;
+use adit_sv2::codec::{B0255, Str0255};
 use adit_sv2::messages::common::Reconnect;
 use adit_sv2::messages::job_declaration::*;
 use adit_sv2::messages::mining::*;
+use adit_sv2::messages::template_distribution as td;
 use adit_transport::PeerId;
 
-use super::sim::{Miner, SOLO, Sim};
+use super::sim::{Miner, NBITS, SOLO, Sim};
 use crate::engine::Link;
 
 fn with_solo() -> String {
@@ -354,6 +355,61 @@ fn own_job(sim: &mut Sim, job_id: u32) {
         nbits: super::sim::NBITS,
     };
     sim.send(pool, &tip);
+}
+
+/// Its connection stands and its node does not move: what miners do is void, and nobody says so.
+#[test]
+fn a_template_provider_that_stays_a_block_behind_is_left() {
+    let more = "[[template_provider]]\naddress = \"tp:9\"";
+    let mut sim = Sim::new(more, 1);
+    for link in [Link::Pool(0), Link::Jds(0), Link::TemplateProvider(1)] {
+        sim.connect(link);
+    }
+    let second = sim.peer(Link::TemplateProvider(1));
+    let first = sim.connect(Link::TemplateProvider(0));
+    let tip = |sim: &mut Sim, peer, id: u64, height: u8| {
+        let prefix = [1, height];
+        let template = td::NewTemplate {
+            template_id: id,
+            future_template: true,
+            version: 0x2000_0000,
+            coinbase_tx_version: 2,
+            coinbase_prefix: B0255::new(&prefix).unwrap(),
+            coinbase_tx_input_sequence: u32::MAX,
+            coinbase_tx_value_remaining: 5_000_000_000,
+            coinbase_tx_outputs_count: 0,
+            coinbase_tx_outputs: Default::default(),
+            coinbase_tx_locktime: 0,
+            merkle_path: Default::default(),
+        };
+        sim.send(peer, &template);
+        let prev_hash = td::SetNewPrevHash {
+            template_id: id,
+            prev_hash: [height; 32],
+            header_timestamp: sim.now.unix_secs(),
+            n_bits: NBITS,
+            target: Target::from_nbits(NBITS).unwrap().to_le_bytes(),
+        };
+        sim.send(peer, &prev_hash);
+    };
+    let in_use =
+        |sim: &Sim| sim.engine.core.work().map(|(index, work)| (index, work.tip().prev_hash[0]));
+    tip(&mut sim, first, 1, 100);
+    tip(&mut sim, second, 1, 100);
+    sim.pass(Duration::from_secs(60));
+    assert_eq!(in_use(&sim), Some((0, 100)));
+    tip(&mut sim, second, 2, 101);
+    sim.pass(Duration::from_secs(14));
+    assert_eq!(in_use(&sim), Some((0, 100)), "blocks take their time from node to node");
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(in_use(&sim), Some((1, 101)));
+    sim.pass(Duration::from_secs(60));
+    assert_eq!(in_use(&sim), Some((1, 101)), "nor is it gone back to for being further up");
+    tip(&mut sim, first, 2, 101);
+    sim.pass(Duration::from_secs(9));
+    assert_eq!(in_use(&sim), Some((1, 101)));
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(in_use(&sim), Some((0, 101)), "before it has kept up for a while");
 }
 
 #[test]
