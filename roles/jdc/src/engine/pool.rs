@@ -29,7 +29,7 @@ use super::{Core, Effect, JdcEngine};
 pub(super) struct Pool {
     /// `host:port`.
     pub(super) name: String,
-    url: Sv2Url,
+    pub(super) url: Sv2Url,
     /// Where it asked us to connect, once.
     redirect: Option<DialTarget>,
     pub(super) state: State,
@@ -440,6 +440,7 @@ impl Core {
         Err("no-channel-at-the-pool")
     }
 
+    /// It wants us elsewhere: followed under the same authority key, and where there is none, only on the same host.
     fn redirect(
         &mut self,
         index: usize,
@@ -450,14 +451,23 @@ impl Core {
         let pool = &mut self.upstreams[index].pool;
         let mut target = DialTarget::from(&pool.url);
         let host = message.new_host.to_clean_string();
-        if !host.is_empty() {
-            target.host = host;
+        let elsewhere = !host.is_empty() && host != target.host;
+        if elsewhere && target.authority_key.is_none() {
+            tracing::warn!(
+                pool = pool.name,
+                host,
+                "not followed: no authority key is configured to know it by"
+            );
+        } else {
+            if elsewhere {
+                target.host = host;
+            }
+            if message.new_port != 0 {
+                target.port = message.new_port;
+            }
+            tracing::info!(pool = pool.name, to = %target, "the pool asks us to reconnect");
+            pool.redirect = Some(target);
         }
-        if message.new_port != 0 {
-            target.port = message.new_port;
-        }
-        tracing::info!(pool = pool.name, to = %target, "the pool asks us to reconnect");
-        pool.redirect = Some(target);
         out.close(peer, "asked-to-reconnect");
         self.lose_pool(index, "it asked us to reconnect");
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use adit_mining::Target;
 use adit_sv2::codec::{B0255, Str0255};
+use adit_sv2::keys::AuthoritySecretKey;
 use adit_sv2::messages::common::Reconnect;
 use adit_sv2::messages::job_declaration::*;
 use adit_sv2::messages::mining::*;
@@ -466,13 +467,18 @@ fn a_failing_upstream_is_asked_less_and_less_often() {
 }
 
 #[test]
-fn a_pool_may_send_us_elsewhere() {
-    let mut sim = Sim::working("", 1);
-    let pool = sim.peer(Link::Pool(0));
-    sim.send(pool, &Reconnect { new_host: Str0255::cut("other"), new_port: 9 });
-    assert_eq!(sim.closed, [(pool, "asked-to-reconnect")]);
-    assert_eq!(sim.engine.pool_target(0).unwrap().to_string(), "other:9");
-    assert_eq!(sim.engine.pool_target(0).unwrap().to_string(), "pool0:1");
+fn a_pool_may_send_us_elsewhere_where_its_key_is_known() {
+    let elsewhere = Reconnect { new_host: Str0255::cut("other"), new_port: 9 };
+    let key = AuthoritySecretKey::from_entropy([7; 32]).unwrap().public();
+    for (key, expected) in [(None, "pool0:1"), (Some(key), "other:9")] {
+        let mut sim = Sim::working("", 1);
+        let pool = sim.peer(Link::Pool(0));
+        sim.engine.core.upstreams[0].pool.url.authority = key;
+        sim.send(pool, &elsewhere);
+        assert_eq!(sim.closed, [(pool, "asked-to-reconnect")]);
+        assert_eq!(sim.engine.pool_target(0).unwrap().to_string(), expected);
+        assert_eq!(sim.engine.pool_target(0).unwrap().to_string(), "pool0:1", "once");
+    }
 }
 
 #[test]
