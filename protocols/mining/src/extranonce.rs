@@ -1,7 +1,8 @@
 //! Extranonce bytes, and who gets which.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::mem;
 use std::ops::Deref;
 
 use adit_sv2::codec::B032;
@@ -120,6 +121,8 @@ pub struct ExtranonceAllocator {
     quarantine: BTreeSet<u32>,
     /// In quarantine too, but without a share.
     unused: BTreeSet<u32>,
+    /// Of tips whose grace is not over, oldest first.
+    resting: VecDeque<BTreeSet<u32>>,
 }
 
 /// Slices without a share that wait for the next previous hash whatever happens.
@@ -138,7 +141,7 @@ impl ExtranonceAllocator {
         Extranonce::concat(head, &[0; 4][..slice_len])?;
         let head = Extranonce::new(head)?;
         let [free, quarantine, unused] = [(); 3].map(|()| BTreeSet::new());
-        Ok(Self { head, slice_len, next: 0, free, quarantine, unused })
+        Ok(Self { head, slice_len, next: 0, free, quarantine, unused, resting: VecDeque::new() })
     }
 
     /// The lowest free slice, behind the head.
@@ -176,6 +179,20 @@ impl ExtranonceAllocator {
         self.free.append(&mut self.unused);
     }
 
+    /// The same where jobs on the tip before still count for a while: slices with shares are free
+    /// only with [`grace_over`](Self::grace_over), to be called once for each call of this.
+    pub fn new_prev_hash_with_grace(&mut self) {
+        self.resting.push_back(mem::take(&mut self.quarantine));
+        self.free.append(&mut self.unused);
+    }
+
+    /// Nothing on the oldest tip that was left with a grace counts any more.
+    pub fn grace_over(&mut self) {
+        if let Some(mut slices) = self.resting.pop_front() {
+            self.free.append(&mut slices);
+        }
+    }
+
     /// Slices that exist.
     pub fn capacity(&self) -> u64 {
         1 << (8 * self.slice_len)
@@ -183,7 +200,7 @@ impl ExtranonceAllocator {
 
     /// Slices that are handed out.
     pub fn in_use(&self) -> u64 {
-        self.next - (self.free.len() + self.quarantine.len() + self.unused.len()) as u64
+        self.next - self.idle().map(|slices| slices.len() as u64).sum::<u64>()
     }
 
     /// Length of what [`allocate`](Self::allocate) returns, in bytes.
@@ -195,9 +212,13 @@ impl ExtranonceAllocator {
         let slice = prefix.strip_prefix(self.head.as_bytes())?;
         let (slice, padding) = slice.split_at_checked(self.slice_len)?;
         let slice = slice.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
-        let idle = [&self.free, &self.quarantine, &self.unused];
         let ours = padding.iter().all(|byte| *byte == 0) && u64::from(slice) < self.next;
-        (ours && !idle.iter().any(|set| set.contains(&slice))).then_some(slice)
+        (ours && !self.idle().any(|slices| slices.contains(&slice))).then_some(slice)
+    }
+
+    /// Slices that were given back.
+    fn idle(&self) -> impl Iterator<Item = &BTreeSet<u32>> {
+        [&self.free, &self.quarantine, &self.unused].into_iter().chain(&self.resting)
     }
 }
 

@@ -261,6 +261,7 @@ impl Engine for PoolEngine {
         self.acknowledge_due(now, out);
         self.core.solutions.tick(&self.providers, now, out);
         self.drain_tick(out);
+        self.core.extranonces.tick(now.instant);
         if self.next_scan.is_none_or(|due| now.instant >= due) {
             self.next_scan = Some(now.instant + SCAN_INTERVAL);
             self.scan_miners(now, out);

@@ -5,6 +5,28 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
+fn slices_with_shares_rest_until_the_grace_is_over() {
+    let mut space = ExtranonceAllocator::new(&[7], 1).unwrap();
+    let all: Vec<_> = (0..3).map(|_| space.allocate().unwrap()).collect();
+    assert!(space.release(&all[0]));
+    assert!(space.release_unused(&all[1]));
+    space.new_prev_hash_with_grace();
+    assert!(!space.release(&all[0]), "it is not in use");
+    assert_eq!(space.in_use(), 1);
+    // What nobody found a share on is free at once.
+    assert_eq!(space.allocate().unwrap(), all[1]);
+    // The next tip comes within the grace of the first.
+    assert!(space.release(&all[2]));
+    space.new_prev_hash_with_grace();
+    space.grace_over();
+    assert_eq!(space.allocate().unwrap(), all[0]);
+    assert_ne!(space.allocate().unwrap(), all[2]);
+    space.grace_over();
+    assert_eq!(space.allocate().unwrap(), all[2]);
+    assert_eq!(space.in_use(), 4);
+}
+
+#[test]
 fn lowest_free_first_and_quarantine_until_the_next_prev_hash() {
     let mut allocator = ExtranonceAllocator::new(&[9], 3).unwrap();
     let [a, b, c] = [(); 3].map(|()| allocator.allocate().unwrap());

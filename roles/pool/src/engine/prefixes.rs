@@ -1,6 +1,7 @@
 //! Other extranonce prefixes for channels that are open (`SetExtranoncePrefix`, spec 5.3.10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use adit_mining::{Extranonce, ExtranonceAllocator};
 use adit_transport::Outbox;
@@ -59,7 +60,14 @@ impl PoolEngine {
 #[derive(Debug)]
 pub(super) struct Extranonces {
     server_id: u8,
-    spaces: BTreeMap<u8, ExtranonceAllocator>,
+    spaces: BTreeMap<u8, Space>,
+}
+
+#[derive(Debug)]
+struct Space {
+    slices: ExtranonceAllocator,
+    /// Until when jobs on tips that were left count: one for each that the slices rest for, oldest first.
+    graces: VecDeque<Instant>,
 }
 
 impl Extranonces {
@@ -76,33 +84,54 @@ impl Extranonces {
     fn move_to(&mut self, server_id: u8) {
         self.server_id = server_id;
         self.spaces.entry(server_id).or_insert_with(|| {
-            ExtranonceAllocator::new(&[server_id], SLICE_LEN)
-                .expect("a head of one byte, a slice of three")
+            let slices = ExtranonceAllocator::new(&[server_id], SLICE_LEN)
+                .expect("a head of one byte, a slice of three");
+            Space { slices, graces: VecDeque::new() }
         });
     }
 
     /// The lowest free slice behind the present `server_id`; none where all are taken.
     pub(super) fn allocate(&mut self) -> Option<Extranonce> {
-        self.spaces.get_mut(&self.server_id)?.allocate().ok()
+        self.spaces.get_mut(&self.server_id)?.slices.allocate().ok()
     }
 
     /// Takes a slice back. What no share was found on may be given to the next one at once, if need be.
     pub(super) fn release(&mut self, prefix: &Extranonce, used: bool) {
         let Some(space) = prefix.first().and_then(|id| self.spaces.get_mut(id)) else { return };
         if used {
-            space.release(prefix)
+            space.slices.release(prefix)
         } else {
-            space.release_unused(prefix)
+            space.slices.release_unused(prefix)
         };
     }
 
-    pub(super) fn new_prev_hash(&mut self) {
-        self.spaces.values_mut().for_each(ExtranonceAllocator::new_prev_hash);
+    /// Shares of custom jobs on the tip before count until `grace`. Who got a slice of then could bring the same jobs and
+    /// be paid for the same shares.
+    pub(super) fn new_prev_hash(&mut self, grace: Option<Instant>) {
+        for space in self.spaces.values_mut() {
+            match grace {
+                Some(until) => {
+                    space.slices.new_prev_hash_with_grace();
+                    space.graces.push_back(until);
+                }
+                None => space.slices.new_prev_hash(),
+            }
+        }
+    }
+
+    /// Graces that are over.
+    pub(super) fn tick(&mut self, now: Instant) {
+        for Space { slices, graces } in self.spaces.values_mut() {
+            while graces.front().is_some_and(|until| *until <= now) {
+                graces.pop_front();
+                slices.grace_over();
+            }
+        }
     }
 
     /// Slices that are handed out.
     #[cfg(test)]
     pub(super) fn in_use(&self) -> u64 {
-        self.spaces.values().map(ExtranonceAllocator::in_use).sum()
+        self.spaces.values().map(|space| space.slices.in_use()).sum()
     }
 }

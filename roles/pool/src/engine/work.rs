@@ -320,15 +320,16 @@ impl PoolEngine {
         }
         let (tip, height) = (current.tip.clone(), current.set.template().height());
         let left = bench.change_tip(&tip, height, now.instant);
+        let rules = self.core.declarations.as_ref();
+        let grace = rules.map_or(Duration::ZERO, |rules| rules.grace);
         if let Some(left) = left {
-            let rules = self.core.declarations.as_ref();
-            let grace = rules.map_or(Duration::ZERO, |rules| rules.grace);
             let ours = bench.tips_within(grace, now.instant);
             for miner in self.miners.values_mut() {
                 miner.tip_changed(&left, &tip, &ours, now.instant + grace);
             }
         }
-        self.core.extranonces.new_prev_hash();
+        let until = (!grace.is_zero()).then(|| now.instant + grace);
+        self.core.extranonces.new_prev_hash(until);
         self.reclaim_prefixes();
         if self.miners.values().any(|miner| !miner.channels.is_empty()) {
             out.effect(Effect::FannedOut(now.instant));

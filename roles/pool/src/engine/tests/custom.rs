@@ -528,6 +528,21 @@ fn a_copy_of_our_job_two_blocks_ago_does_not_pay_its_shares_again() {
     refused(&mut sim, &paid, &copy, &signed, "repeated-custom-job");
 }
 
+/// Who got it within the grace could bring the same jobs again and be paid for the same shares.
+#[test]
+fn an_extranonce_rests_while_jobs_on_its_tip_count() {
+    let (mut sim, tp) = working("job_declaration.grace_secs = 5");
+    let mut paid = client(&mut sim);
+    let prefix = *paid.client.extranonce_prefix();
+    paid.mine(&mut sim, 1);
+    sim.event(paid.peer, Link::Miner, Event::Closed("gone"));
+    sim.tip_at(tp, 0, 2, 2, 301);
+    let within = client(&mut sim);
+    assert_ne!(*within.client.extranonce_prefix(), prefix);
+    sim.pass(Duration::from_secs(6));
+    assert_eq!(*client(&mut sim).client.extranonce_prefix(), prefix);
+}
+
 #[test]
 fn without_a_grace_the_old_tip_is_over_at_once() {
     let (mut sim, tp) = working("job_declaration.grace_secs = 0");
