@@ -156,6 +156,10 @@ pub(crate) fn measure(
     {
         thread::sleep(Duration::from_millis(100));
         let now = ground.pool.shares()?;
+        if now.0 + now.1 < counted.0 + counted.1 {
+            note += "; then the pool and its translator parted";
+            break;
+        }
         if now != counted {
             (counted, since) = (now, Instant::now());
         }
