@@ -427,9 +427,9 @@ mod tests {
             outcome: ShareOutcome::Rejected,
             unix_ms: 1,
         };
-        let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
+        let (sender, mut reports) = tokio::sync::mpsc::channel(1);
         let writer = Writer::start(&store, &queue, move |_| {
-            sender.send(()).unwrap();
+            sender.blocking_send(()).unwrap();
         });
         let writer = writer.unwrap();
         queue.push(share());

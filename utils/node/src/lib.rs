@@ -5,7 +5,8 @@
 //! to mend. Results are typed leanly: only fields that are used, hex decoded straight to bytes.
 //!
 //! [`Submitter`] brings solved blocks into the best chain, from the disk where need be; [`Network`] is what the rules of
-//! a chain say; [`NodeKeys`] is a node in a role's configuration, [`CallMetrics`] what is counted of its calls, [`Board`] how all of them are doing.
+//! a chain say; [`NodeKeys`] is a node in a role's configuration, [`CallMetrics`] what is counted of its calls, [`Board`]
+//! how all of them are doing.
 //!
 //! [`TipWatch`] tells of a new best tip within milliseconds, and of the node's going and coming back.
 
