@@ -24,6 +24,11 @@ pub enum CloseReason {
     CertificateExpired(CertificateError),
     /// A frame announced more than its message type may have.
     FrameTooLarge(OpenError),
+    /// A client began a frame of more than this before it was answered.
+    LargeBeforeSetup {
+        /// Payload bytes that were allowed.
+        limit: usize,
+    },
     /// A frame did not decrypt.
     BadFrame(OpenError),
     /// A line without end.
@@ -68,6 +73,7 @@ impl CloseReason {
             Self::WrongAuthorityKey(_) => "wrong-authority-key",
             Self::CertificateExpired(_) => "certificate-expired",
             Self::FrameTooLarge(_) => "frame-too-large",
+            Self::LargeBeforeSetup { .. } => "large-frame-before-setup",
             Self::BadFrame(_) => "bad-frame",
             Self::LineTooLong { .. } => "line-too-long",
             Self::SlowReader => "slow-reader",
@@ -95,6 +101,7 @@ impl CloseReason {
                 | Self::WrongAuthorityKey(_)
                 | Self::CertificateExpired(_)
                 | Self::FrameTooLarge(_)
+                | Self::LargeBeforeSetup { .. }
                 | Self::SlowReader
                 | Self::Engine(_)
         )
@@ -117,6 +124,9 @@ impl fmt::Display for CloseReason {
             Self::HandshakeFailed(error) => error.fmt(f),
             Self::WrongAuthorityKey(error) | Self::CertificateExpired(error) => error.fmt(f),
             Self::FrameTooLarge(error) | Self::BadFrame(error) => error.fmt(f),
+            Self::LargeBeforeSetup { limit } => {
+                write!(f, "a frame of more than {limit} bytes before the connection is set up")
+            }
             Self::LineTooLong { limit } => write!(f, "a line of more than {limit} bytes"),
             Self::SlowReader => f.write_str("the peer does not read what is sent to it"),
             Self::Incomplete => f.write_str("a message was begun and not finished in time"),

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use adit_sv2::noise::sealed_len;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::Notify;
@@ -44,17 +45,27 @@ pub(crate) enum Mode {
 pub(crate) struct Shared {
     mode: AtomicU8,
     changed: Notify,
+    /// Something was said on the connection.
+    spoken_to: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { mode: AtomicU8::new(Mode::Open as u8), changed: Notify::new() })
+        Arc::new(Self {
+            mode: AtomicU8::new(Mode::Open as u8),
+            changed: Notify::new(),
+            spoken_to: AtomicBool::new(false),
+        })
     }
 
     /// For the lock's holder only.
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::Release);
         self.changed.notify_one();
+    }
+
+    pub(crate) fn set_spoken_to(&self) {
+        self.spoken_to.store(true, Ordering::Release);
     }
 
     fn mode(&self) -> Mode {
@@ -79,6 +90,8 @@ pub(crate) struct Connection<E: Engine> {
     pub(crate) tls: Option<Arc<TlsSession>>,
     /// The client may have been refused by us without a word, if it leaves before its first frame.
     pub(crate) unspoken: bool,
+    /// It is a client that was not answered yet, as far as is known here.
+    pub(crate) unanswered: bool,
 }
 
 impl<E: Engine> Connection<E> {
@@ -183,6 +196,27 @@ impl<E: Engine> Connection<E> {
         }
         batch.clear();
         plain.clear();
+        if self.unanswered {
+            self.check_unanswered();
+        }
+    }
+
+    /// What a client may begin before it is answered is bounded: of those who have not even set up their connection there
+    /// may be many.
+    fn check_unanswered(&mut self) {
+        if self.shared.spoken_to.load(Ordering::Acquire) {
+            self.unanswered = false;
+            return;
+        }
+        let (limit, begun) = (self.common.limits.before_answer, self.reader.begun());
+        let reason = match self.reader {
+            Reader::Frames(_) if begun > sealed_len(limit) => {
+                CloseReason::LargeBeforeSetup { limit }
+            }
+            Reader::Lines(_) if begun > limit => CloseReason::LineTooLong { limit },
+            _ => return,
+        };
+        self.inner.receive(self.peer, &Batch::default(), &[], true, Some(reason));
     }
 }
 

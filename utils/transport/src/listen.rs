@@ -182,7 +182,9 @@ impl<E: Engine> Hub<E> {
         security: Security,
         place: Option<Place>,
     ) {
-        if let Some((_, connection)) = self.connect(stream, remote, link, common, security, None) {
+        let connection = self.connect(stream, remote, link, common, security, None);
+        if let Some((_, mut connection)) = connection {
+            connection.unanswered = true;
             tokio::spawn(async move {
                 connection.run().await;
                 drop(place);
@@ -222,7 +224,10 @@ impl<E: Engine> Hub<E> {
         };
         let inner = self.inner.clone();
         let peer = inner.guarded(|state| state.join(joining, Now::read())).ok()??;
-        Some((peer, Connection { inner, peer, read, shared, common, reader, tls, unspoken }))
+        let unanswered = false;
+        let connection =
+            Connection { inner, peer, read, shared, common, reader, tls, unspoken, unanswered };
+        Some((peer, connection))
     }
 }
 

@@ -18,6 +18,10 @@ pub struct ConnectionLimits {
     pub max_payload: usize,
     /// Bytes of a received line: against peers that never end one.
     pub max_line: usize,
+    /// Payload bytes of a frame, or bytes of a line, that a client may begin before it was answered, where this is less
+    /// than the two above: what comes first is small, a `SetupConnection` has at most 1,291 bytes. Against many
+    /// connections that begin a large frame each and do nothing else.
+    pub before_answer: usize,
     /// Bytes kept for a peer that does not read as fast as it is sent to, beyond what the kernel keeps. Must hold the
     /// largest message that is sent on the link. Against peers that stop reading to use up memory.
     pub spill_bytes: usize,
@@ -42,6 +46,7 @@ impl Default for ConnectionLimits {
         Self {
             max_payload: MAX_PAYLOAD,
             max_line: 16 << 10,
+            before_answer: 4 << 10,
             spill_bytes: 256 << 10,
             spill_time: Duration::from_secs(30),
             incomplete_time: Duration::from_secs(30),

@@ -38,6 +38,15 @@ impl Reader {
         }
     }
 
+    /// Bytes of the message that was begun, as far as is known yet; 0 if none was.
+    pub(crate) fn begun(&self) -> usize {
+        match self {
+            Self::Frames(reader) if reader.partial.is_empty() => 0,
+            Self::Frames(reader) => reader.need,
+            Self::Lines(reader) => reader.partial.len(),
+        }
+    }
+
     /// Whether a message was begun and is not complete.
     pub(crate) fn is_incomplete(&self) -> bool {
         match self {

@@ -48,6 +48,8 @@ pub(crate) struct Slot<L> {
     /// The engine is done with it; what is spilled is still sent, until the time given.
     pub(crate) closing: Option<(CloseReason, Instant)>,
     closed: Option<oneshot::Sender<CloseReason>>,
+    /// Something was said to it.
+    spoken_to: bool,
     /// Its deadlines are looked at.
     pub(crate) watched: bool,
     /// The orders about it in the delivery at hand.
@@ -123,6 +125,7 @@ impl<L> Slot<L> {
             incomplete_since: None,
             closing: None,
             closed,
+            spoken_to: false,
             watched: false,
             chain: Chain::EMPTY,
         }
@@ -163,6 +166,9 @@ impl<L> Slot<L> {
         for order in orders {
             match order {
                 Order::Say(_, range) => {
+                    if !mem::replace(&mut self.spoken_to, true) {
+                        self.shared.set_spoken_to();
+                    }
                     let said = &bytes[range.clone()];
                     match &mut self.wrap {
                         Wrap::Noise(sealer) => {

@@ -84,18 +84,59 @@ async fn a_frame_that_is_too_large_or_damaged() {
     assert_eq!(told, Heard::Closed("a sealed block does not decrypt".into()));
 }
 
+/// What a client without a set-up connection can make this end keep is little, whatever frame it begins.
+#[tokio::test]
+async fn a_large_frame_before_the_connection_is_set_up() {
+    let running = Running::new();
+    let served = running.noise(ListenLimits::default()).await;
+    // One of a sane size, which nothing answers, is nothing to end a connection for.
+    let mut early = Client::connect(served.addr).await;
+    let sane = early.seal(&[b"quiet", &[0; 4_096]]);
+    early.stream.write_all(&sane[..sane.len() - 1]).await.unwrap();
+    running.until(|engine| (engine.heard.len() == 2).then_some(())).await;
+    // The header alone is enough.
+    for before in [&[][..], &[&b"quiet"[..]]] {
+        let mut client = Client::connect(served.addr).await;
+        let mut sealed = client.seal(before);
+        sealed.extend(client.seal(&[&[0; 4_097]]).drain(..22));
+        client.stream.write_all(&sealed).await.unwrap();
+        assert_eq!(client.next().await, None);
+    }
+    let reason = "large-frame-before-setup";
+    until(|| (running.closed(reason) == 2.0).then_some(())).await;
+    let told = running.hub.with(|engine, _, _| engine.heard.last().unwrap().1.clone());
+    let text = "a frame of more than 4096 bytes before the connection is set up";
+    assert_eq!(told, Heard::Closed(text.into()));
+    // Who was answered may send what its protocol has, in one go with what is answered, too.
+    early.stream.write_all(&sane[sane.len() - 1..]).await.unwrap();
+    assert_eq!(early.next().await.unwrap().len(), 4_096);
+    early.send(&[&[7; 200_000]]).await;
+    assert_eq!(early.next().await.unwrap().len(), 200_000);
+    let mut hasty = Client::connect(served.addr).await;
+    hasty.send(&[b"hello", &[7; 200_000]]).await;
+    assert_eq!(hasty.next().await.unwrap(), b"hello");
+    assert_eq!(hasty.next().await.unwrap().len(), 200_000);
+}
+
 #[tokio::test]
 async fn a_line_that_is_too_long() {
     let running = Running::new();
     let served = running.lines(ListenLimits::default()).await;
+    // Less is kept of who was not answered yet.
+    let mut early = TcpStream::connect(served.addr).await.unwrap();
+    early.write_all(&vec![b'a'; (4 << 10) + 1]).await.unwrap();
+    assert!(is_closed_silently(&mut early).await);
+    running.until_closed("line-too-long").await;
     let mut stream = TcpStream::connect(served.addr).await.unwrap();
     let (mut read, mut write) = stream.split();
     let mut answer = vec![0; 16 << 10];
+    write.write_all(b"hello\n").await.unwrap();
+    within(read.read_exact(&mut answer[..6])).await.unwrap();
     write.write_all(&[&vec![b'a'; (16 << 10) - 1][..], b"\n"].concat()).await.unwrap();
     within(read.read_exact(&mut answer)).await.unwrap();
     write.write_all(&vec![b'a'; (16 << 10) + 1]).await.unwrap();
     assert!(is_closed_silently(&mut stream).await);
-    running.until_closed("line-too-long").await;
+    until(|| (running.closed("line-too-long") == 2.0).then_some(())).await;
 }
 
 #[tokio::test]
