@@ -20,8 +20,12 @@ use super::miner::{Miner, nearly_whole};
 use super::{Core, Effect};
 
 /// Job ids that one job has: a miner that needs it again, say for another difficulty, gets it under the next one and
-/// with the next nTime. Such ids are not in the table.
+/// with the next nTime. Such ids are not in the table. There is one a second at most, but for the first few, and every
+/// job is followed by another when the keep-alive is due, so that there are always enough.
 const ALIASES: u64 = 256;
+/// Seconds that the times of such ids may be ahead of the clock: one that wants its job again and again would otherwise
+/// send all miners, by the next job, to times that the network refuses.
+const MAX_AHEAD: u32 = 8;
 /// Between two `UpdateChannel`s.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
 /// A miner is believed to be so many times as fast as its shares say: the first ones say little.
@@ -63,6 +67,8 @@ pub(super) struct Share {
     /// The last job it was given, and how often.
     last: u64,
     times: u64,
+    /// It is to be given its job again, clean or not, once the clock allows another time.
+    owed: Option<bool>,
 }
 
 impl Aggregate {
@@ -222,7 +228,7 @@ impl Miner {
         core.aggregate = Some(aggregate);
     }
 
-    /// It gets its job once more, under another id and with another time.
+    /// It gets its job once more, under another id and with another time: now, or as soon as the clock allows that.
     pub(super) fn take_again(
         &mut self,
         peer: PeerId,
@@ -233,22 +239,42 @@ impl Miner {
     ) {
         let Some(mut aggregate) = core.aggregate.take() else { return };
         if let Some(job) = aggregate.jobs.newest() {
-            let times = if self.aggregated.last == job.id { self.aggregated.times + 1 } else { 0 };
-            if times < ALIASES {
-                let mut again = job.clone();
-                again.id += times;
-                again.ntime = again.ntime.saturating_add(times as u32);
-                let mut lines = Lines { clean, written: Vec::new() };
-                self.take_job(peer, &again, &mut lines, core, now, out);
-                self.aggregated.last = job.id;
-                self.aggregated.times = times;
-                aggregate.aliases = aggregate.aliases.max(times);
+            match self.next_time(job, core, now) {
+                Some(times) => {
+                    let mut again = job.clone();
+                    again.id += times;
+                    again.ntime = again.ntime.saturating_add(times as u32);
+                    let mut lines = Lines { clean, written: Vec::new() };
+                    self.take_job(peer, &again, &mut lines, core, now, out);
+                    self.aggregated.last = job.id;
+                    self.aggregated.times = times;
+                    aggregate.aliases = aggregate.aliases.max(times);
+                }
+                None => self.aggregated.owed = Some(clean || self.aggregated.owed == Some(true)),
             }
         }
         core.aggregate = Some(aggregate);
     }
 
-    /// Its own difficulty changes with its shares. Looked at once a second.
+    /// Whether it can be given its job again at once.
+    pub(super) fn may_take_again(&self, core: &Core, now: Now) -> bool {
+        let job = core.aggregate.as_ref().and_then(|all| all.jobs.newest());
+        job.is_none_or(|job| self.next_time(job, core, now).is_some())
+    }
+
+    /// How often it was given this job, if the clock allows it another time.
+    fn next_time(&self, job: &V1Job, core: &Core, now: Now) -> Option<u64> {
+        if self.aggregated.last != job.id {
+            return Some(0);
+        }
+        let times = self.aggregated.times + 1;
+        let clock = job.work.min_ntime.saturating_add(job.work.age(now.instant));
+        let latest = clock.saturating_add(MAX_AHEAD.min(core.max_ntime_ahead));
+        let ntime = job.ntime.saturating_add(times as u32);
+        (times < ALIASES && ntime <= latest).then_some(times)
+    }
+
+    /// Its own difficulty changes with its shares, and what it is owed is given to it. Looked at once a second.
     pub(super) fn poll_vardiff(
         &mut self,
         peer: PeerId,
@@ -256,6 +282,9 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
+        if let Some(clean) = self.aggregated.owed {
+            self.take_again(peer, clean, core, now, out);
+        }
         let floor = self.terms(core).max_target;
         let Some(vardiff) = &mut self.aggregated.vardiff else { return };
         let Some(aggregate) = &core.aggregate else { return };
@@ -329,6 +358,7 @@ impl Miner {
             self.aggregated.last = job.id;
             self.aggregated.times = 0;
         }
+        self.aggregated.owed = None;
         let line = lines.get(job, self.own_extranonce_size(), out);
         out.repeat(peer, &line);
         self.last_notify = now.instant;

@@ -220,10 +220,12 @@ impl Miner {
                 self.answer_later(peer, core, now, out, |line| write::result_bool(line, id, true));
             }
         } else if news && let Some(difficulty) = self.difficulty {
-            // A difficulty counts from the next job on, which therefore follows at once.
-            core.answer(peer, out, |line| {
-                write::set_difficulty(line, difficulty);
-            });
+            // A difficulty counts from the next job on, which therefore follows at once; or later, and then both.
+            if self.may_take_again(core, now) {
+                core.answer(peer, out, |line| {
+                    write::set_difficulty(line, difficulty);
+                });
+            }
             self.notify_again(peer, core, now, out);
         }
     }

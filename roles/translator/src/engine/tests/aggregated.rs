@@ -340,3 +340,55 @@ fn a_failover_is_a_clean_job_to_all_and_so_is_the_return() {
     assert_eq!(net.closed, [(backup, "left-for-another")]);
     assert_eq!(net.engine.miner_count(), 3);
 }
+
+/// One that asks for its job again and again gets it for as long as it does, but neither it nor anybody else is ever told a
+/// time that is far ahead of the clock.
+#[test]
+fn one_that_wants_its_job_again_and_again_gets_it_and_nobody_is_sent_ahead_of_the_clock() {
+    let mut net = Net::of(&config(""));
+    net.aggregated(&[]);
+    net.subscribe(MINER, "cgminer/4.11.1");
+    net.authorize(MINER, "x");
+    net.hello(PeerId(2));
+    net.open(7, &PREFIX, 12);
+    net.work(7, 1, 0x11);
+    let begun = net.now.instant;
+    let mut ids = HashSet::new();
+    let (mut told_of_others, mut silent) = (0, 0);
+    for second in 0..600 {
+        for wish in 0..50 {
+            let difficulty = second * 50 + wish + 1;
+            let line = format!(
+                r#"{{"id":3,"method":"mining.suggest_difficulty","params":[{difficulty}]}}"#
+            );
+            net.event(MINER, Link::Miner(0), Event::Line(line.as_bytes()));
+        }
+        net.pass(SECOND);
+        let clock = NTIME + (net.now.instant - begun).as_secs() as u32;
+        let lines = net.told(MINER);
+        silent = if lines.is_empty() { silent + 1 } else { 0 };
+        assert!(silent < 5, "no work in second {second}");
+        let others = net.told(PeerId(2));
+        told_of_others += others.len();
+        for line in lines.iter().filter(|line| line.contains("mining.notify")) {
+            assert!(ids.insert(Notified::parse(line).job_id), "no id twice");
+        }
+        for line in lines.iter().chain(&others).filter(|line| line.contains("mining.notify")) {
+            let ntime = Notified::parse(line).ntime;
+            assert!(ntime <= clock + 10, "second {second}: {} s ahead", ntime - clock);
+        }
+    }
+    assert!(told_of_others <= 40, "a job for all every 45 s: {told_of_others}");
+    // What it was told counts, and no hash of it counts twice.
+    net.pass(SECOND);
+    let line = r#"{"id":3,"method":"mining.suggest_difficulty","params":[0.5]}"#;
+    net.line(MINER, line);
+    net.pass(SECOND);
+    let line = r#"{"id":3,"method":"mining.suggest_difficulty","params":[0.25]}"#;
+    let job = Notified::last(&net.line(MINER, line));
+    let share = net.share(MINER, &job, easy);
+    assert_eq!(net.line(MINER, &share.submit()), [ACCEPTED]);
+    let base = u64::from_str_radix(&job.job_id, 16).unwrap() & !255;
+    let other = Found { job_id: format!("{base:016x}"), ..share };
+    assert_eq!(net.line(MINER, &other.submit()), refused(22, "Duplicate share"));
+}
