@@ -243,6 +243,8 @@ impl<L> Slot<L> {
         self.common.metrics.spill_bytes.dec_by(written as i64);
         if spill.sent == spill.bytes.len() {
             self.spill = None;
+            // From here on it is read again: only now can the peer finish what it began.
+            self.incomplete_since = self.incomplete_since.map(|_| now);
             return Ok(true);
         }
         if spill.sent >= spill.bytes.len() / 2 {
@@ -319,5 +321,58 @@ fn write(to: &OwnedWriteHalf, bytes: &[u8]) -> Result<usize, CloseReason> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+    use crate::TransportMetrics;
+
+    /// While nothing is read from a peer it cannot finish a message: that time is not held against it afterwards.
+    #[tokio::test]
+    async fn a_message_begun_before_a_stall_has_its_time_after_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4 << 10).unwrap();
+        let mut client = client.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, remote) = listener.accept().await.unwrap();
+        let limits = ConnectionLimits {
+            spill_bytes: 64 << 20,
+            spill_time: Duration::from_secs(3_600),
+            ..ConnectionLimits::default()
+        };
+        let metrics = TransportMetrics::default().link("Client".to_owned());
+        let (_read, write) = stream.into_split();
+        let mut slot = Slot::new(Joining {
+            link: (),
+            remote,
+            write,
+            shared: Shared::new(),
+            common: Arc::new(LinkShared { group: 0, limits: limits.clone(), metrics }),
+            wrap: Wrap::Plain,
+            closed: None,
+        });
+        let start = Instant::now();
+        slot.incomplete_since = Some(start);
+        let said = vec![b'a'; 16 << 20];
+        let order = Order::Say(PeerId(1), 0..said.len());
+        slot.say([&order].into_iter(), &said, &mut Scratch::default(), start).unwrap();
+        assert!(slot.spill.is_some(), "the kernel takes it all");
+        let later = start + limits.incomplete_time * 3;
+        assert_eq!(slot.overdue(later), None);
+        let drain = tokio::spawn(async move {
+            let mut all = vec![0; 16 << 20];
+            client.read_exact(&mut all).await.unwrap();
+        });
+        while !slot.flush(later).unwrap() {
+            slot.write.writable().await.unwrap();
+        }
+        drain.await.unwrap();
+        assert_eq!(slot.overdue(later), None);
+        assert_eq!(slot.overdue(later + limits.incomplete_time), Some(CloseReason::Incomplete));
     }
 }
