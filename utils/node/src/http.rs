@@ -1,6 +1,8 @@
 //! HTTP/1.1 to one node: a few connections kept alive, each used by one call at a time.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -10,6 +12,8 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::{net::TcpStream, task::JoinHandle};
 
 use crate::{NodeError, config::Endpoint, credentials::Credentials};
@@ -20,6 +24,14 @@ const IDLE_CONNECTIONS: usize = 4;
 /// Largest answer read. The attack: whoever answers in the node's place fills our memory. A template of 4 M weight is at
 /// most 8 MB of hex and its names.
 const ANSWER_LIMIT: usize = 64 << 20;
+
+/// To find the node's address and reach it. Much less than a block's deadline, after which it is tried again at once where
+/// the node has come back meanwhile.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long the kernel sends again what the node's host does not confirm, before the connection counts as lost.
+#[cfg(target_os = "linux")]
+const UNANSWERED: Duration = Duration::from_secs(15);
 
 pub(crate) struct Http {
     endpoint: Endpoint,
@@ -114,10 +126,10 @@ impl Http {
     async fn connect(&self) -> Result<Connection, NodeError> {
         let Endpoint { host, port, authority, .. } = &self.endpoint;
         let unreachable = |why: String| NodeError::Unreachable(format!("{authority}: {why}"));
-        let stream = TcpStream::connect((host.as_str(), *port))
+        let stream = adit_transport::reach(host, *port, CONNECT_TIME)
             .await
             .map_err(|e| unreachable(e.to_string()))?;
-        stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+        set_up(&stream).map_err(|e| unreachable(e.to_string()))?;
         let (sender, driver) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(chain(&e)))?;
         // Its end, good or bad, is seen by whoever uses the connection.
@@ -170,6 +182,14 @@ enum Failure {
     Fatal(NodeError),
 }
 
+fn set_up(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // Else a call on a kept connection whose way is broken would wait for its own deadline: for a block, a minute.
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_user_timeout(Some(UNANSWERED))?;
+    Ok(())
+}
+
 async fn read(mut body: Incoming) -> Result<Vec<u8>, Failure> {
     let too_large = || {
         let limit = ANSWER_LIMIT >> 20;
@@ -202,4 +222,19 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// A host that is gone is noticed long before a block's deadline is over.
+    #[tokio::test]
+    async fn the_kernel_gives_up_in_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_up(&stream).unwrap();
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNANSWERED));
+        assert!(stream.nodelay().unwrap());
+    }
 }

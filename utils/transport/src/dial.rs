@@ -151,8 +151,7 @@ impl<E: Engine> Hub<E> {
         options: &DialOptions,
         common: Arc<LinkShared>,
     ) -> Result<Dialed, DialError> {
-        let reached = timeout(options.connect_time, reach(target)).await;
-        let mut stream = reached.map_err(|_| DialError::ConnectTimeout(options.connect_time))??;
+        let mut stream = reach(&target.host, target.port, options.connect_time).await?;
         let remote = stream.peer_addr().map_err(DialError::Connect)?;
         set_up(&stream, &common.limits).map_err(DialError::Connect)?;
         let security = match protocol {
@@ -239,10 +238,17 @@ impl<E: Engine> Hub<E> {
     }
 }
 
-async fn reach(target: &DialTarget) -> Result<TcpStream, DialError> {
-    let host = target.host.as_str();
+/// Connects to the first address of a name that answers, within `time`.
+///
+/// # Errors
+/// [`DialError`]; never about a handshake.
+pub async fn reach(host: &str, port: u16, time: Duration) -> Result<TcpStream, DialError> {
+    timeout(time, reach_any(host, port)).await.map_err(|_| DialError::ConnectTimeout(time))?
+}
+
+async fn reach_any(host: &str, port: u16) -> Result<TcpStream, DialError> {
     let resolve = |error| DialError::Resolve { host: host.to_owned(), error };
-    let addresses = tokio::net::lookup_host((host, target.port)).await.map_err(resolve)?;
+    let addresses = tokio::net::lookup_host((host, port)).await.map_err(resolve)?;
     match reach_one_of(addresses.take(MAX_ADDRESSES).collect()).await {
         Ok(stream) => Ok(stream),
         Err(Some(error)) => Err(DialError::Connect(error)),

@@ -23,7 +23,7 @@ mod state;
 mod tls;
 
 pub use close::CloseReason;
-pub use dial::{DialError, DialState, Dialed, Protocol};
+pub use dial::{DialError, DialState, Dialed, Protocol, reach};
 pub use engine::{Delivery, Engine, Event, Now, Outbox, PeerId, Shared};
 pub use hub::{Hub, HubFailed};
 pub use metrics::TransportMetrics;

@@ -117,6 +117,30 @@ async fn nobody_listens() {
     assert!(matches!(&error, NodeError::Unreachable(text) if text.contains("refused")), "{error}");
 }
 
+/// An address that says nothing costs a block seconds, not the minute that a node may take to judge it.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_says_nothing_is_given_up_early() {
+    // Where the places of a listener are taken, the kernel leaves newcomers without an answer.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    silent.listen(1).unwrap();
+    let address = silent.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) =
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(250))
+    {
+        waiting.push(stream);
+        assert!(waiting.len() < 10, "the kernel takes them all");
+    }
+    let auth = Auth::UserPass { user: "u".into(), password: "p".into() };
+    let node = Node::new(NodeConfig::new(format!("http://{address}"), auth)).unwrap();
+    let started = tokio::time::Instant::now();
+    let error = node.submitblock(&[1]).await.unwrap_err();
+    let text = format!("{address}: cannot connect: no answer within 5 s");
+    assert_eq!(error, NodeError::Unreachable(text));
+    assert!(started.elapsed() < Duration::from_secs(6));
+}
+
 #[tokio::test]
 async fn each_refusal_has_its_name() {
     fn says(call: &Call) -> Reaction {
