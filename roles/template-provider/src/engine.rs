@@ -25,7 +25,7 @@ use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
 use crate::metrics::Metrics;
 use crate::solution::Found;
-use crate::template::{Constraints, Snapshot, Template};
+use crate::template::{Constraints, Snapshot, Template, Tip};
 
 /// Every connection is a client's.
 #[derive(Clone, Copy, Debug)]
@@ -81,8 +81,8 @@ struct Connection {
     last_id: u64,
     /// Set while the newest work for the client's constraints is still to be sent.
     owed: bool,
-    /// The tip that the client works on.
-    prev_hash: Option<BlockHash>,
+    /// What the client works on.
+    basis: Option<(BlockHash, u32)>,
     sent: u64,
     /// Constraints that it said since the newest work.
     asked: u32,
@@ -124,11 +124,11 @@ impl TemplateProvider {
         templates.into_iter().for_each(|template| self.remember(template));
     }
 
-    /// Whether `snapshot` is worth sending: a new tip, the first transactions of a tip, other rules, or fees above the
+    /// Whether `snapshot` is worth sending: a new tip or target, the first transactions of a tip, other rules, or fees above the
     /// threshold.
     pub fn is_news(&self, snapshot: &Snapshot) -> bool {
         let Some(Work { snapshot: current, .. }) = &self.work else { return true };
-        current.tip.prev_hash != snapshot.tip.prev_hash
+        basis(&current.tip) != basis(&snapshot.tip)
             || current.version != snapshot.version
             || (current.transactions.is_empty() && !snapshot.transactions.is_empty())
             || snapshot.coinbase_value
@@ -447,6 +447,12 @@ impl TemplateProvider {
     }
 }
 
+/// What `SetNewPrevHash` tells. On the public testnets the target falls on one and the same tip, where no block is found
+/// for long: who goes on with the former one finds blocks that are none.
+fn basis(tip: &Tip) -> (BlockHash, u32) {
+    (tip.prev_hash, tip.n_bits)
+}
+
 /// Sends a client what it is owed. False if that is not there.
 fn serve(
     peer: PeerId,
@@ -459,13 +465,13 @@ fn serve(
     let Some(constraints) = client.constraints.filter(|_| client.owed) else { return true };
     let newer = work.template_for(constraints).filter(|template| template.id > client.last_id);
     let Some(template) = newer else { return false };
-    let future = client.prev_hash != Some(template.tip.prev_hash);
+    let future = client.basis != Some(basis(&template.tip));
     if template.new_template(future, |message| out.send(peer, message)).is_err() {
         return false;
     }
     if future {
         out.send(peer, &template.set_new_prev_hash(now.unix_secs()));
-        client.prev_hash = Some(template.tip.prev_hash);
+        client.basis = Some(basis(&template.tip));
     }
     client.owed = false;
     client.last_id = template.id;
@@ -496,7 +502,7 @@ impl Engine for TemplateProvider {
                     constraints: None,
                     last_id: 0,
                     owed: false,
-                    prev_hash: None,
+                    basis: None,
                     sent: 0,
                     asked: 0,
                 };

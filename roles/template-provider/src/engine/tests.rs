@@ -225,6 +225,22 @@ fn a_client_gets_the_newest_template_of_the_tip_and_its_prev_hash() {
     assert_eq!(net.said(2)[1..], [new(1, true, SUBSIDY + 300), prev(1, 1)]);
 }
 
+/// The public testnets let an easy block follow where none was found for twenty minutes.
+#[test]
+fn a_target_that_falls_on_one_tip_is_told() {
+    let mut net = Net::new();
+    let offer = |n_bits| Arc::new(snapshot(Tip { n_bits, ..tip(5, 1) }, 3, 100));
+    net.publish(&offer(0x1d00_ffff));
+    net.client(1, 100);
+    net.supply();
+    assert_eq!(net.said(1)[1..], [new(1, true, SUBSIDY + 300), prev(1, 1)]);
+    assert!(!net.engine.is_news(&offer(0x1d00_ffff)));
+    let easy = offer(0x207f_ffff);
+    assert!(net.engine.is_news(&easy));
+    net.publish(&easy);
+    assert_eq!(net.said(1), [new(2, true, SUBSIDY + 300), prev(2, 1)]);
+}
+
 #[test]
 fn a_client_that_comes_before_the_node_is_served_with_the_first_work() {
     let mut net = Net::new();
