@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// What became of a changed configuration.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -54,6 +54,8 @@ pub(crate) struct Reload(Arc<RwLock<Halves>>);
 struct Halves {
     load: Option<Arc<Load>>,
     apply: Option<Arc<Apply>>,
+    /// Held from reading to applying: else what was read first might be applied last, and stay.
+    turn: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Reload {
@@ -91,9 +93,10 @@ impl Reload {
 
     /// Reads, checks, applies. With an error nothing has changed.
     pub(crate) fn run(&self) -> Result<Reloaded, String> {
-        let Halves { load: Some(load), apply: Some(apply) } = self.halves() else {
+        let Halves { load: Some(load), apply: Some(apply), turn } = self.halves() else {
             return Err("this role takes in no changes while it runs: restart it".to_owned());
         };
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = load().map(|config| apply(config));
         match &outcome {
             Ok(reloaded) => tracing::info!("configuration read again: {reloaded}"),
@@ -115,5 +118,49 @@ impl Reload {
 
     fn write(&self, f: impl FnOnce(&mut Halves)) {
         f(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A signal and the command may come together, and the file may change between them.
+    #[test]
+    fn what_was_read_last_is_applied_last() {
+        let reload = Reload::default();
+        let (begun, has_begun) = mpsc::channel();
+        let (second, second_is_through) = mpsc::channel();
+        let reads = Mutex::new((0, Some(second_is_through)));
+        reload.set_load(move || {
+            let (number, wait) = {
+                let mut reads = reads.lock().unwrap();
+                reads.0 += 1;
+                (reads.0, reads.1.take())
+            };
+            begun.send(()).unwrap();
+            // The first one dawdles, as long as the other could overtake it.
+            wait.map(|wait: mpsc::Receiver<()>| wait.recv_timeout(Duration::from_millis(300)));
+            Ok::<u32, String>(number)
+        });
+        let applied = Arc::new(Mutex::new(Vec::new()));
+        reload.set_apply({
+            let applied = applied.clone();
+            move |number: u32| {
+                applied.lock().unwrap().push(number);
+                Reloaded::default()
+            }
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| reload.run().unwrap());
+            has_begun.recv().unwrap();
+            reload.run().unwrap();
+            let _ = second.send(());
+        });
+        assert_eq!(*applied.lock().unwrap(), [1, 2]);
     }
 }

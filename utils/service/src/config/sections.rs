@@ -66,8 +66,8 @@ pub struct Authority {
     pub secret_key_file: Option<ConfigPath>,
     /// The secret key itself; made for the environment (`ADIT_<ROLE>__AUTHORITY__SECRET_KEY`).
     pub secret_key: Option<Secret>,
-    /// How long a certificate shown to a client is valid, in hours, 1 to 87600 (ten years). A new one is signed for
-    /// every handshake, so it only has to outlast the difference between two clocks.
+    /// How long a certificate shown to a client is valid, in hours, 1 to 87600 (ten years). A new one is signed
+    /// every minute, so it only has to outlast the difference between two clocks.
     pub cert_validity_hours: u32,
 }
 
