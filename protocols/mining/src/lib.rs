@@ -6,6 +6,7 @@
 //! | To | use |
 //! | --- | --- |
 //! | follow a template provider | [`TemplateTracker`] → [`TemplateEvent`], [`Work`] (a [`Template`] with its [`Tip`]) |
+//! | choose among several template providers | [`TemplateProviders`]: messages, losses and time in, the [`Work`] in force out |
 //! | turn a template into jobs | [`JobFactory`] (tag, [`Payouts`]), [`JobIds`], [`JobSet`] → `Arc<`[`Job`]`>` |
 //! | send jobs | [`Channels`]: one message per group; or [`ServerChannel::start_work`], [`ServerChannel::write_job`], [`Job::write_frame`], [`Tip::set_new_prev_hash`] |
 //! | give out extranonces | [`ExtranonceAllocator`] → [`Extranonce`] |
@@ -47,6 +48,7 @@ pub mod extranonce;
 pub mod header;
 pub mod job;
 pub mod merkle;
+pub mod providers;
 mod sha256;
 pub mod share;
 pub mod target;
@@ -64,6 +66,7 @@ pub use custom::{CustomJob, Portion};
 pub use extranonce::{Extranonce, ExtranonceAllocator};
 pub use header::{BlockHash, Header, NonceScan};
 pub use job::{Job, JobError, JobFactory, JobIds, JobParts, JobSet};
+pub use providers::TemplateProviders;
 pub use sha256::sha256d;
 pub use share::{AcceptedShare, RejectedShare, Share, ShareError};
 pub use target::Target;

@@ -32,7 +32,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use adit_mining::{ExtranonceAllocator, Payouts};
+use adit_mining::{ExtranonceAllocator, Payouts, TemplateProviders};
 use adit_service::ConfigError;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
@@ -93,8 +93,8 @@ struct Core {
     metrics: Metrics,
     extranonces: ExtranonceAllocator,
     providers: Vec<Provider>,
-    /// Index of the provider whose work is in force.
-    provider: Option<usize>,
+    /// What they gave, and whose work is in force.
+    templates: TemplateProviders,
     upstreams: Vec<Upstream>,
     /// Whom miners work for.
     source: Option<Source>,
@@ -212,7 +212,7 @@ impl JdcEngine {
                 metrics,
                 extranonces,
                 providers,
-                provider: None,
+                templates: TemplateProviders::new(config.template_provider.len()),
                 upstreams: upstreams.iter().map(Upstream::new).collect(),
                 source: None,
                 source_since: None,

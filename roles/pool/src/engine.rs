@@ -22,7 +22,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use adit_mining::{Grouping, JobFactory, Payouts};
+use adit_mining::{Grouping, JobFactory, Payouts, TemplateProviders};
 use adit_service::ConfigError;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
@@ -65,8 +65,8 @@ pub enum Effect {
 pub struct PoolEngine {
     miners: BTreeMap<PeerId, Miner>,
     providers: Vec<Provider>,
-    /// Index of the provider whose work is in force.
-    active: Option<usize>,
+    /// What they gave, and whose work is in force.
+    templates: TemplateProviders,
     core: Core,
     draining: Option<Draining>,
     next_scan: Option<Instant>,
@@ -151,7 +151,7 @@ impl PoolEngine {
         Ok(Self {
             miners: BTreeMap::new(),
             providers: providers.collect::<Result<_, _>>()?,
-            active: None,
+            templates: TemplateProviders::new(config.template_provider.len()),
             core: Core {
                 settings,
                 metrics,

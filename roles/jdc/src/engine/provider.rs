@@ -1,13 +1,10 @@
-//! Template providers: all are kept connected, the work of one is in force.
-//!
-//! The first in the configuration that gives work is used. When it is lost the next one that has work takes over at
-//! once; when none has, miners keep what they have. One further up takes over again once it has been well for
-//! [`WELL_AFTER`]. One that is a block behind another for [`BEHIND_FOR`] is left for that one, however quiet and healthy
-//! its connection is.
+//! Template providers: all are kept connected, the work of one is in force ([`adit_mining::TemplateProviders`] chooses).
+//! While none has work, miners keep what they have.
 
 use std::time::{Duration, Instant};
 
-use adit_mining::{TemplateEvent, TemplateTracker, Work};
+use adit_mining::TemplateEvent;
+use adit_mining::providers::Chosen;
 use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
 use adit_sv2::keys::Sv2Url;
@@ -26,12 +23,6 @@ pub(super) struct Provider {
     pub(super) name: String,
     url: Sv2Url,
     pub(super) state: State,
-    /// Kept over a loss: what it gave stays in force until there is something newer.
-    pub(super) tracker: TemplateTracker,
-    /// Since when this connection has given a template with its tip, and one no lower than the work in force.
-    well_since: Option<Instant>,
-    /// Since when it has had a higher one than the provider in use.
-    ahead_since: Option<Instant>,
     /// When the last template came, milliseconds since 1970.
     pub(super) last_template_unix_ms: Option<u64>,
     /// What it was told last that we add to a coinbase: bytes and sigops.
@@ -49,10 +40,6 @@ pub(super) enum State {
     Ready(PeerId),
 }
 
-/// A provider that was lost and is back is not trusted at once: it may be about to go again.
-const WELL_AFTER: Duration = Duration::from_secs(10);
-/// A provider that is a block behind another one for so long is left: its node has stalled, or it says nothing any more.
-const BEHIND_FOR: Duration = Duration::from_secs(15);
 /// Why the connection to a peer that refuses us is closed.
 pub(super) const REFUSED: &str = "setup-connection-refused";
 /// For an answer to `SetupConnection`.
@@ -120,9 +107,6 @@ impl Provider {
             name,
             url,
             state: State::Down("not connected yet".to_owned()),
-            tracker: TemplateTracker::new(),
-            well_since: None,
-            ahead_since: None,
             last_template_unix_ms: None,
             told: None,
         }
@@ -131,21 +115,6 @@ impl Provider {
     /// The connection, where it may be asked for things: not before it was told what we add to coinbases (spec 7).
     pub(super) fn ready(&self) -> Option<PeerId> {
         self.state.ready().filter(|_| self.told.is_some())
-    }
-
-    /// Whether its work is from this very connection.
-    pub(super) fn has_fresh_work(&self) -> bool {
-        self.well_since.is_some()
-    }
-
-    /// Whether the other one has work for a higher block, or has work at all where this one has none.
-    fn is_behind(&self, other: &Self) -> bool {
-        let height = |provider: &Self| provider.tracker.work().map(|work| work.template().height());
-        match (height(self), height(other)) {
-            (None, Some(_)) => true,
-            (Some(Some(its)), Some(Some(others))) => its < others,
-            _ => false,
-        }
     }
 }
 
@@ -194,55 +163,16 @@ impl Core {
         }
     }
 
-    /// The work in force, and the index of the provider that it is from.
-    pub(super) fn work(&self) -> Option<(usize, Work)> {
-        let index = self.provider?;
-        Some((index, self.providers[index].tracker.work()?))
-    }
-
-    /// Which providers are ahead of the one in use. One that is behind is not well: it is not gone back to before it has
-    /// kept up for a while.
-    fn compare_providers(&mut self, in_use: Option<usize>, now: Now) {
-        for index in 0..self.providers.len() {
-            let (mut ahead, mut behind) = (false, false);
-            if let Some(in_use) = in_use.map(|in_use| &self.providers[in_use]) {
-                let provider = &self.providers[index];
-                ahead = provider.has_fresh_work() && in_use.is_behind(provider);
-                behind = provider.has_fresh_work() && provider.is_behind(in_use);
-            }
-            let provider = &mut self.providers[index];
-            provider.ahead_since =
-                if ahead { provider.ahead_since.or(Some(now.instant)) } else { None };
-            if behind {
-                provider.well_since = Some(now.instant);
-            }
-        }
-    }
-
     /// Puts the best provider's work into force.
     pub(super) fn choose_provider(&mut self, now: Now) {
-        let in_use = self.provider.filter(|active| self.providers[*active].has_fresh_work());
-        self.compare_providers(in_use, now);
-        let long = |since: Instant, time: Duration| now.instant.duration_since(since) >= time;
-        let better = |(index, provider): &(usize, &Provider)| match (in_use, provider.well_since) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(in_use), Some(since)) => {
-                *index < in_use && long(since, WELL_AFTER)
-                    || provider.ahead_since.is_some_and(|since| long(since, BEHIND_FOR))
-            }
+        let Some(Chosen { provider, left_behind }) = self.templates.choose(now.instant) else {
+            return;
         };
-        if let Some((index, provider)) = self.providers.iter().enumerate().find(better)
-            && self.provider != Some(index)
-        {
-            if let Some(left) = in_use.map(|left| &self.providers[left].name)
-                && provider.ahead_since.is_some()
-            {
-                tracing::warn!(provider = left, "this template provider is behind another one");
-            }
-            tracing::info!(provider = provider.name, "templates come from here now");
-            self.provider = Some(index);
+        if let Some(left) = left_behind {
+            let left = &self.providers[left].name;
+            tracing::warn!(provider = left, "this template provider is behind another one");
         }
+        tracing::info!(provider = self.providers[provider].name, "templates come from here now");
     }
 
     /// Tells providers what is added to their coinbases, where that has changed (spec 7.1). Not before it is known, or
@@ -311,25 +241,17 @@ impl Core {
         match message {
             TemplateDistribution::NewTemplate(message) => {
                 provider.last_template_unix_ms = Some(now.unix_ms);
-                if let TemplateEvent::NewTip(_) | TemplateEvent::Newer(_) =
-                    provider.tracker.new_template(&message)
-                {
-                    provider.well_since.get_or_insert(now.instant);
-                }
+                self.templates.new_template(index, &message, now.instant);
             }
             TemplateDistribution::SetNewPrevHash(message) => {
-                let known = provider.tracker.tip().map(|tip| tip.prev_hash);
-                match provider.tracker.set_new_prev_hash(&message) {
-                    TemplateEvent::NewTip(_) => {
-                        provider.well_since.get_or_insert(now.instant);
-                    }
-                    _ => {
-                        let name = &provider.name;
-                        tracing::warn!(provider = name, "new tip without a template for it");
-                    }
+                let known = self.templates.tracker(index).tip().map(|tip| tip.prev_hash);
+                let event = self.templates.set_new_prev_hash(index, &message, now.instant);
+                if let TemplateEvent::TipAhead(_) = event {
+                    let name = &provider.name;
+                    tracing::warn!(provider = name, "new tip without a template for it");
                 }
                 let news = known != Some(message.prev_hash);
-                let counts = self.provider == Some(index) && news;
+                let counts = self.templates.in_use() == Some(index) && news;
                 let (solutions, history) = (&mut self.solutions, &mut self.history);
                 solutions.new_tip(&message.prev_hash, counts, history, &self.metrics, out);
             }
@@ -352,8 +274,7 @@ impl Core {
         tracing::warn!(provider = provider.name, reason, "template provider lost");
         self.metrics.connected("template-provider", &provider.name, false);
         provider.state = State::Down(reason.to_owned());
-        provider.well_since = None;
-        provider.tracker.disconnected();
+        self.templates.disconnected(index);
     }
 }
 

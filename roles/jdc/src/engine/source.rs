@@ -155,7 +155,7 @@ impl Core {
 
     /// Whether what miners do for an upstream is accepted there, and for the newest tip.
     pub(super) fn needs_no_declaration(&self, index: usize) -> bool {
-        let tip = self.work().map(|(_, work)| work.tip().prev_hash);
+        let tip = self.templates.work().map(|(_, work)| work.tip().prev_hash);
         self.desk.current().is_some_and(|claim| {
             claim.key.for_whom.upstream() == Some(index)
                 && claim.accepted.is_some()

@@ -40,7 +40,7 @@ impl JdcEngine {
         };
         let upstreams =
             || core.upstreams.iter().map(Upstream::why_not).collect::<Vec<_>>().join("; ");
-        let fresh = core.providers.iter().any(|provider| provider.has_fresh_work());
+        let fresh = (0..core.providers.len()).any(|index| core.templates.has_fresh_work(index));
         Readiness {
             template: if fresh { Ok(()) } else { Err(providers()) },
             upstream: match core.source {
@@ -62,7 +62,7 @@ impl JdcEngine {
         let providers = core.providers.iter().enumerate().map(|(index, provider)| {
             json!({
                 "address": provider.name,
-                "in_use": core.provider == Some(index),
+                "in_use": core.templates.in_use() == Some(index),
                 "state": provider.state.describe(),
                 "template_age_seconds": provider.last_template_unix_ms.map(age),
             })

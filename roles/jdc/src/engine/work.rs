@@ -167,7 +167,7 @@ impl Core {
     }
 
     fn plan_solo(&self) -> Option<Plan> {
-        let (provider, work) = self.work()?;
+        let (provider, work) = self.templates.work()?;
         let prefix = adit_mining::Extranonce::new(&self.settings.solo_prefix).ok()?;
         Some(Plan {
             key: Key {
@@ -183,7 +183,7 @@ impl Core {
     }
 
     fn plan_declared(&self, index: usize) -> Option<Plan> {
-        let (provider, work) = self.work()?;
+        let (provider, work) = self.templates.work()?;
         let upstream = &self.upstreams[index];
         // While the JDS is away a newer template for the same tip is not worth losing what is accepted.
         if upstream.jds.state.ready().is_none() && self.needs_no_declaration(index) {

@@ -76,11 +76,11 @@ impl PoolEngine {
         let providers = self.providers.iter().enumerate().map(|(index, provider)| {
             json!({
                 "address": provider.name,
-                "in_use": self.active == Some(index),
+                "in_use": self.templates.in_use() == Some(index),
                 "state": match &provider.state {
                     State::Down(reason) => format!("down: {reason}"),
                     State::SettingUp(..) => "setting up".to_owned(),
-                    State::Ready(_) if provider.has_fresh_work() => "ready".to_owned(),
+                    State::Ready(_) if self.templates.has_fresh_work(index) => "ready".to_owned(),
                     State::Ready(_) => "connected, no template yet".to_owned(),
                 },
                 "template_age_seconds": provider.last_template_unix_ms.map(age),

@@ -1,13 +1,13 @@
-//! Template providers: all are kept connected, the work of one is in force.
+//! Template providers: all are kept connected, the work of one is in force ([`TemplateProviders`] chooses).
 //!
-//! The first in the configuration that gives work is used. When it is lost the next one that has work takes over at
-//! once; when none has, miners keep what they have and their shares are credited as before. One further up takes over
-//! again once it has been well for [`WELL_AFTER`]. One that is a block behind another for [`BEHIND_FOR`] is
-//! left for that one, however quiet and healthy its connection is.
+//! While none has work, miners keep what they have and their shares are credited as before.
+//!
+//! [`TemplateProviders`]: adit_mining::TemplateProviders
 
 use std::time::{Duration, Instant};
 
-use adit_mining::{TemplateEvent, TemplateTracker};
+use adit_mining::TemplateEvent;
+use adit_mining::providers::Chosen;
 use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
 use adit_sv2::keys::Sv2Url;
@@ -26,12 +26,6 @@ pub(super) struct Provider {
     pub(super) name: String,
     url: Sv2Url,
     pub(super) state: State,
-    /// Kept over a loss: what it gave stays in force until there is something newer.
-    tracker: TemplateTracker,
-    /// Since when this connection has given a template with its tip, and one no lower than the work in force.
-    well_since: Option<Instant>,
-    /// Since when it has had a higher one than the provider in use.
-    ahead_since: Option<Instant>,
     /// When the last template came, milliseconds since 1970.
     pub(super) last_template_unix_ms: Option<u64>,
 }
@@ -47,10 +41,6 @@ pub(super) enum State {
     Ready(PeerId),
 }
 
-/// A provider that was lost and is back is not trusted at once: it may be about to go again.
-const WELL_AFTER: Duration = Duration::from_secs(10);
-/// A provider that is a block behind another one for so long is left: its node has stalled, or it says nothing any more.
-const BEHIND_FOR: Duration = Duration::from_secs(15);
 /// Why the connection to a provider that refuses us is closed.
 const REFUSED: &str = "setup-connection-refused";
 /// What a lost provider is counted under.
@@ -72,9 +62,6 @@ impl Provider {
             name,
             url,
             state: State::Down("not connected yet".to_owned()),
-            tracker: TemplateTracker::new(),
-            well_since: None,
-            ahead_since: None,
             last_template_unix_ms: None,
         }
     }
@@ -84,21 +71,6 @@ impl Provider {
         match self.state {
             State::Ready(peer) => Some(peer),
             State::Down(_) | State::SettingUp(..) => None,
-        }
-    }
-
-    /// Whether its work is from this very connection.
-    pub(super) fn has_fresh_work(&self) -> bool {
-        self.well_since.is_some()
-    }
-
-    /// Whether the other one has work for a higher block, or has work at all where this one has none.
-    fn is_behind(&self, other: &Self) -> bool {
-        let height = |provider: &Self| provider.tracker.work().map(|work| work.template().height());
-        match (height(self), height(other)) {
-            (None, Some(_)) => true,
-            (Some(Some(its)), Some(Some(others))) => its < others,
-            _ => false,
         }
     }
 
@@ -194,7 +166,8 @@ impl PoolEngine {
             }
         }
         self.choose_provider(now, out);
-        let came = self.active.and_then(|active| self.providers[active].last_template_unix_ms);
+        let came =
+            self.templates.in_use().and_then(|index| self.providers[index].last_template_unix_ms);
         if let Some(came) = came {
             let age = now.unix_ms.saturating_sub(came);
             self.core.metrics.template_age(Duration::from_millis(age));
@@ -249,14 +222,14 @@ impl PoolEngine {
             TemplateDistribution::NewTemplate(message) => {
                 let provider = &mut self.providers[index];
                 provider.last_template_unix_ms = Some(now.unix_ms);
-                let event = provider.tracker.new_template(&message);
+                let event = self.templates.new_template(index, &message, now.instant);
                 self.template_event(index, event, now, out);
             }
             TemplateDistribution::SetNewPrevHash(message) => {
-                let event = self.providers[index].tracker.set_new_prev_hash(&message);
+                let event = self.templates.set_new_prev_hash(index, &message, now.instant);
                 let known =
                     self.core.bench.tip().is_some_and(|tip| tip.prev_hash == message.prev_hash);
-                let counts = self.active == Some(index) && !known;
+                let counts = self.templates.in_use() == Some(index) && !known;
                 self.core.solutions.new_tip(&message.prev_hash, counts, &self.core.metrics, out);
                 self.template_event(index, event, now, out);
             }
@@ -290,20 +263,19 @@ impl PoolEngine {
         now: Now,
         out: &mut Outbox<Effect>,
     ) {
-        let is_active = self.active == Some(index);
+        let in_use = self.templates.in_use() == Some(index);
         match event {
-            TemplateEvent::Future(template) if is_active => {
+            TemplateEvent::Future(template) if in_use => {
                 self.future_template(&template, index, now)
             }
             TemplateEvent::NewTip(work) | TemplateEvent::Newer(work) => {
-                self.providers[index].well_since.get_or_insert(now.instant);
-                if is_active {
+                if in_use {
                     self.adopt(&work, index, now, out);
                 } else {
                     self.choose_provider(now, out);
                 }
             }
-            TemplateEvent::TipAhead(_) if is_active => {
+            TemplateEvent::TipAhead(_) if in_use => {
                 tracing::warn!(
                     provider = self.providers[index].name,
                     "new tip without a template for it"
@@ -327,62 +299,27 @@ impl PoolEngine {
         self.core.metrics.template_provider(&provider.name, false);
         self.core.metrics.template_provider_lost(&provider.name, loss);
         provider.state = State::Down(reason.to_owned());
-        provider.well_since = None;
-        provider.tracker.disconnected();
-        if self.active == Some(index) {
+        self.templates.disconnected(index);
+        if self.templates.in_use() == Some(index) {
             self.void_futures();
             self.choose_provider(now, out);
         }
     }
 
-    /// Which providers are ahead of the one in use. One that is behind is not well: it is not gone back to before it has
-    /// kept up for a while.
-    fn compare_providers(&mut self, in_use: Option<usize>, now: Now) {
-        for index in 0..self.providers.len() {
-            let (mut ahead, mut behind) = (false, false);
-            if let Some(in_use) = in_use.map(|in_use| &self.providers[in_use]) {
-                let provider = &self.providers[index];
-                ahead = provider.has_fresh_work() && in_use.is_behind(provider);
-                behind = provider.has_fresh_work() && provider.is_behind(in_use);
-            }
-            let provider = &mut self.providers[index];
-            provider.ahead_since =
-                if ahead { provider.ahead_since.or(Some(now.instant)) } else { None };
-            if behind {
-                provider.well_since = Some(now.instant);
-            }
-        }
-    }
-
     /// Puts the best provider's work into force, if that is another one than now.
     fn choose_provider(&mut self, now: Now, out: &mut Outbox<Effect>) {
-        let in_use = self.active.filter(|active| self.providers[*active].has_fresh_work());
-        self.compare_providers(in_use, now);
-        let long = |since: Instant, time: Duration| now.instant.duration_since(since) >= time;
-        let better = |(index, provider): &(usize, &Provider)| match (in_use, provider.well_since) {
-            (_, None) => false,
-            (None, Some(_)) => true,
-            (Some(in_use), Some(since)) => {
-                *index < in_use && long(since, WELL_AFTER)
-                    || provider.ahead_since.is_some_and(|since| long(since, BEHIND_FOR))
-            }
-        };
-        let Some((index, provider)) = self.providers.iter().enumerate().find(better) else {
+        let Some(Chosen { provider, left_behind }) = self.templates.choose(now.instant) else {
             return;
         };
-        let Some(work) = provider.tracker.work() else { return };
-        let futures: Vec<_> = provider.tracker.futures().cloned().collect();
-        if self.active != Some(index) {
-            if let Some(left) = in_use.map(|left| &self.providers[left].name)
-                && provider.ahead_since.is_some()
-            {
-                tracing::warn!(provider = left, "this template provider is behind another one");
-            }
-            tracing::info!(provider = provider.name, "templates come from here now");
+        if let Some(left) = left_behind {
+            let left = &self.providers[left].name;
+            tracing::warn!(provider = left, "this template provider is behind another one");
         }
-        self.active = Some(index);
+        tracing::info!(provider = self.providers[provider].name, "templates come from here now");
+        let Some((_, work)) = self.templates.work() else { return };
         self.void_futures();
-        self.adopt(&work, index, now, out);
-        futures.iter().for_each(|template| self.future_template(template, index, now));
+        self.adopt(&work, provider, now, out);
+        let futures: Vec<_> = self.templates.tracker(provider).futures().cloned().collect();
+        futures.iter().for_each(|template| self.future_template(template, provider, now));
     }
 }

@@ -393,8 +393,9 @@ fn a_template_provider_that_stays_a_block_behind_is_left() {
         };
         sim.send(peer, &prev_hash);
     };
-    let in_use =
-        |sim: &Sim| sim.engine.core.work().map(|(index, work)| (index, work.tip().prev_hash[0]));
+    let in_use = |sim: &Sim| {
+        sim.engine.core.templates.work().map(|(index, work)| (index, work.tip().prev_hash[0]))
+    };
     tip(&mut sim, first, 1, 100);
     tip(&mut sim, second, 1, 100);
     sim.pass(Duration::from_secs(60));
