@@ -305,7 +305,8 @@ fn read_answer<T: DeserializeOwned>(
     // RPC errors come with status 500, 404 or 400 and a JSON body, so the body decides.
     let reply: Reply<T> = serde_json::from_slice(&answer.body).map_err(|e| {
         if answer.status.is_success() {
-            malformed(e.to_string())
+            // It may repeat a whole field.
+            malformed(clean(&e.to_string()))
         } else {
             let text = clean(&String::from_utf8_lossy(&answer.body));
             malformed(format!("HTTP status {}: {text}", answer.status.as_u16()))
@@ -322,7 +323,7 @@ fn read_batch<T: DeserializeOwned>(
     check_status(answer)?;
     let malformed = |what: String| NodeError::Malformed(format!("{method}: {what}"));
     let replies: Vec<Reply<T>> =
-        serde_json::from_slice(&answer.body).map_err(|e| malformed(e.to_string()))?;
+        serde_json::from_slice(&answer.body).map_err(|e| malformed(clean(&e.to_string())))?;
     if replies.len() != count {
         return Err(malformed(format!("{} answers to {count} questions", replies.len())));
     }

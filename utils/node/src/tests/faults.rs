@@ -184,6 +184,23 @@ async fn each_refusal_has_its_name() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_an_answer_is_short_whatever_is_in_it() {
+    let text = format!("{}\u{1b}[31m", "A".repeat(10_000));
+    let fake = Fake::start(move |call| match call.params.as_array().map(Vec::len) {
+        // A batch.
+        Some(2) => Reaction::Http(200, json!([{ "result": text, "id": 0 }]).to_string()),
+        _ => call.result(json!(text)),
+    })
+    .await;
+    let alone = fake.node().query::<u32>("wrong", ()).await.unwrap_err().to_string();
+    let many = fake.node().query_many::<u32>("wrong", [1, 2]).await.unwrap_err().to_string();
+    for error in [alone, many] {
+        assert!(error.len() < 400 && error.contains("AAAA"), "{error}");
+        assert!(!error.contains(char::is_control), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_too_large_is_cut_off() {
     let fake = Fake::start(|call| match call.method.as_str() {
         "announced" => {
