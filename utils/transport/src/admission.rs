@@ -5,10 +5,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::Semaphore;
+
 use crate::{AddressLimits, CloseReason, ListenLimits};
 
 /// Addresses that are remembered at least; beyond, those without connections and with a full bucket are forgotten.
 const REMEMBERED: usize = 4_096;
+
+/// One part in so many of the handshakes at once is what one address may have. It is many more than it needs for the
+/// connections per second that it may make.
+const SHARE: usize = 4;
 
 /// Who may come in.
 #[derive(Clone, Debug)]
@@ -32,6 +38,7 @@ struct Address {
     at: Instant,
     /// Refused until then.
     banned: Option<Instant>,
+    turns: Arc<Semaphore>,
 }
 
 /// A connection's place, given back when dropped.
@@ -39,6 +46,9 @@ struct Address {
 pub(crate) struct Place {
     admission: Admission,
     address: IpAddr,
+    /// For the handshakes of its address: a part of those of all, else one address could keep all others out by
+    /// connections that never speak.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Admission {
@@ -49,8 +59,8 @@ impl Admission {
 
     pub(crate) fn admit(&self, address: IpAddr, now: Instant) -> Result<Place, CloseReason> {
         let address = bucket_of(address);
-        self.lock().admit(address, now)?;
-        Ok(Place { admission: self.clone(), address })
+        let turns = self.lock().admit(address, now)?;
+        Ok(Place { admission: self.clone(), address, turns })
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -59,13 +69,19 @@ impl Admission {
 }
 
 impl Counts {
-    fn admit(&mut self, key: IpAddr, now: Instant) -> Result<(), CloseReason> {
+    fn admit(&mut self, key: IpAddr, now: Instant) -> Result<Arc<Semaphore>, CloseReason> {
         if self.addresses.len() >= self.sweep_at {
             self.forget(now);
         }
         let (limits, ban) = (*self.limits.of(key), self.limits.ban);
-        let new = Address { open: 0, tokens: limits.burst as f32, at: now, banned: None };
-        let address = self.addresses.entry(key).or_insert(new);
+        let handshakes = self.limits.handshakes;
+        let address = self.addresses.entry(key).or_insert_with(|| Address {
+            open: 0,
+            tokens: limits.burst as f32,
+            at: now,
+            banned: None,
+            turns: Arc::new(Semaphore::new((handshakes / SHARE).max(1))),
+        });
         // A refused connection takes a token, too: it costs us as much.
         address.fill(&limits, now);
         if address.banned.is_some_and(|until| now < until) {
@@ -82,7 +98,7 @@ impl Counts {
         }
         address.open += 1;
         self.open += 1;
-        Ok(())
+        Ok(address.turns.clone())
     }
 
     /// Forgets addresses of which nothing is known that a new one would not have.

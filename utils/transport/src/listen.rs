@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use adit_sv2::noise::{Opener, Sealer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -151,8 +151,13 @@ impl<E: Engine> Hub<E> {
             }
             let visitor = Visitor { stream, remote, place };
             let (hub, gate, admission) = (self.clone(), gate.clone(), admission.clone());
-            let cancel = cancel.clone();
+            let (cancel, handshakes) = (cancel.clone(), handshakes.clone());
             tokio::spawn(async move {
+                let turns = visitor.place.as_ref().map(|place| place.turns.clone());
+                let Some(turn) = cancel.run_until_cancelled(turn(turns, permit, handshakes)).await
+                else {
+                    return;
+                };
                 let metrics = &hub.inner.metrics;
                 let passes =
                     gate.pass(visitor, &admission, handshake_time, &common.metrics, metrics);
@@ -168,7 +173,7 @@ impl<E: Engine> Hub<E> {
                         common.metrics.closed(&reason);
                     }
                 }
-                drop(permit);
+                drop(turn);
             });
         }
     }
@@ -229,6 +234,22 @@ impl<E: Engine> Hub<E> {
             Connection { inner, peer, read, shared, common, reader, tls, unspoken, unanswered };
         Some((peer, connection))
     }
+}
+
+/// Waits until a connection's address may have another handshake, without taking the permit that another's could have.
+async fn turn(
+    turns: Option<Arc<Semaphore>>,
+    permit: Option<OwnedSemaphorePermit>,
+    handshakes: Arc<Semaphore>,
+) -> [Option<OwnedSemaphorePermit>; 2] {
+    // They are never closed, so they never fail.
+    let Some(turns) = turns else { return [None, permit] };
+    if let Ok(turn) = turns.clone().try_acquire_owned() {
+        return [Some(turn), permit];
+    }
+    drop(permit);
+    let turn = turns.acquire_owned().await.ok();
+    [turn, handshakes.acquire_owned().await.ok()]
 }
 
 /// What a connection goes through before the engine hears of it.

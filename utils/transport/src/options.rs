@@ -76,7 +76,8 @@ pub struct ListenLimits {
     /// How long an address that connects more often than it may is refused; zero for only while it does. Against storms
     /// that do not end.
     pub ban: Duration,
-    /// Handshakes at once; further connections wait in the backlog. Against connections that never speak.
+    /// Handshakes at once, a quarter of them of one address; further connections wait. Against connections that never
+    /// speak.
     pub handshakes: usize,
     /// Time for a handshake, of Noise, TLS or a proxy: against the same.
     pub handshake_time: Duration,
