@@ -320,8 +320,10 @@ fn healthcheck_without_anybody_to_ask() {
         any.err,
         "adit-polite-greeter: http.listen takes any free port: give the right one with --url\n"
     );
-    // A port that was free a moment ago.
-    let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound and not listening: nobody answers, and nobody else gets the port.
+    let away = tokio::net::TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = away.local_addr().unwrap();
     let refused =
         cli(&["healthcheck"], &[("ADIT_POLITE_GREETER__HTTP__LISTEN", &addr.to_string())]);
     assert_eq!(refused.code, ExitCode::FAILURE);

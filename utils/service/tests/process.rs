@@ -20,7 +20,7 @@ use role::{Config, Greeter, Greeting, Manner};
 const X: &str = "ADIT_POLITE_GREETER__";
 
 /// For what takes a moment.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The example of this crate, killed when dropped.
 struct Process {

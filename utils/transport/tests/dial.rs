@@ -3,7 +3,7 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit_sv2::keys::AuthoritySecretKey;
 use adit_sv2::noise::{ACT1_LEN, Responder, ResponderIdentity, Validity};
@@ -57,7 +57,7 @@ async fn an_expired_certificate_is_refused() {
     let options = DialOptions::default();
     let error = client.hub.dial_noise(Link::Server, target.clone(), options.clone()).await;
     let error = error.unwrap_err();
-    assert!(error.to_string().contains("expired 90"), "{error}");
+    assert!(error.to_string().contains("expired 9"), "900 s ago, and a few: {error}");
     assert_eq!(handshake_label(error), "certificate-expired");
     // With enough tolerance it is fine.
     let options = DialOptions { clock_tolerance: Duration::from_secs(3_600), ..options };
@@ -71,10 +71,14 @@ async fn a_server_that_is_none() {
     let (listener, addr) = listener().await;
     let target = DialTarget::from(addr);
     let options = DialOptions { handshake_time: Duration::from_millis(50), ..Default::default() };
-    let dial = || client.hub.dial_noise(Link::Server, target.clone(), options.clone());
-    assert_eq!(handshake_label(dial().await.unwrap_err()), "handshake-timeout");
+    let error = client.hub.dial_noise(Link::Server, target.clone(), options.clone()).await;
+    assert_eq!(handshake_label(error.unwrap_err()), "handshake-timeout");
     drop(listener);
-    let error = dial().await.unwrap_err();
+    // Bound and not listening: nobody answers, and nobody else gets the port.
+    let away = tokio::net::TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = DialTarget::from(away.local_addr().unwrap());
+    let error = client.hub.dial_noise(Link::Server, gone, options.clone()).await.unwrap_err();
     assert!(matches!(error, DialError::Connect(_)), "{error}");
     let nowhere = DialTarget { host: "no.such.host.invalid".into(), ..target };
     let error = client.hub.dial_lines(Link::Server, nowhere, options).await.unwrap_err();
@@ -125,7 +129,7 @@ async fn a_connection_is_made_anew_after_a_restart_of_the_server() {
     let listener = until(|| bind(addr)).await;
     let served = server.noise_on(listener, addr, ListenLimits::default());
     connected().await;
-    assert_eq!(count("connected"), 2);
+    until(|| (count("connected") == 2).then_some(())).await;
     assert_eq!(states.lock().unwrap()[1], "closed by the peer");
 
     cancel.cancel();
@@ -159,11 +163,9 @@ async fn lines_are_dialled_and_ended_with_the_hub() {
     client.hub.with(|_, _, out| out.line(dialed.peer, b"hello"));
     let message = |engine: &mut common::Recorder| engine.of(dialed.peer).get(1).cloned();
     assert_eq!(client.until(message).await, Heard::Message(b"hello".to_vec()));
-    let started = Instant::now();
     client.cancel.cancel();
     assert_eq!(within(dialed.closed()).await.label(), "shutdown");
     server.until_closed("peer-closed").await;
-    assert!(started.elapsed() < Duration::from_secs(5));
     let again = client.hub.dial_lines(Link::Server, served.addr.into(), DialOptions::default());
     assert!(matches!(again.await, Err(DialError::Ended)));
 }

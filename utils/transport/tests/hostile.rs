@@ -9,7 +9,7 @@ use adit_sv2::noise::ACT2_LEN;
 use adit_transport::{AddressLimits, ConnectionLimits, ListenLimits};
 use common::{Client, Heard, Running, connect_small, frame, is_closed_silently, until, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 #[tokio::test]
 async fn garbage_instead_of_a_handshake() {
@@ -56,6 +56,35 @@ async fn handshakes_at_once_are_limited() {
     assert!(running.closed("handshake-timeout") >= 1.0);
     client.send(&[b"here"]).await;
     assert_eq!(client.next().await.unwrap(), b"here");
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_the_handshakes_of_all() {
+    let handshake_time = Duration::from_secs(3_600);
+    let running = Running::new();
+    let limits = ListenLimits { handshakes: 8, handshake_time, ..Default::default() };
+    let served = running.noise(limits).await;
+    let from = async |host: u8| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, host], 0).into()).unwrap();
+        socket.connect(served.addr).await.unwrap()
+    };
+    // They never speak, and are there before the others.
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(from(1).await);
+    }
+    let mut other = Client::over(from(2).await).await;
+    other.send(&[b"here"]).await;
+    assert_eq!(other.next().await.unwrap(), b"here");
+    // A quarter of them, and the other.
+    running.counts("accepted_total{link=\"Client\"}", 3.0).await;
+    // Its own wait, and are not forgotten.
+    let own = from(1).await;
+    drop(silent);
+    let mut own = Client::over(own).await;
+    own.send(&[b"here"]).await;
+    assert_eq!(own.next().await.unwrap(), b"here");
 }
 
 #[tokio::test]
@@ -226,10 +255,12 @@ async fn who_does_not_read_for_too_long_is_dropped() {
 
 #[tokio::test]
 async fn who_reads_slowly_but_reads_is_kept() {
+    // Many times what it reads in at once, on a machine busy with other tests too.
+    const SPILL_TIME: Duration = Duration::from_secs(6);
     let connection = ConnectionLimits {
         send_buffer: Some(4 << 10),
         spill_bytes: 1 << 20,
-        spill_time: Duration::from_millis(1_500),
+        spill_time: SPILL_TIME,
         ..Default::default()
     };
     let running = Running::new();
@@ -246,9 +277,9 @@ async fn who_reads_slowly_but_reads_is_kept() {
         within(slow.read_exact(&mut chunk[..part])).await.unwrap();
         left -= part;
         // The pace of the line.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
-    assert!(begun.elapsed() > Duration::from_secs(2), "no slower than the deadline");
+    assert!(begun.elapsed() > SPILL_TIME, "no slower than the deadline");
     assert_eq!(running.closed("slow-reader"), 0.0);
     assert_eq!(running.metric("spill_bytes{link=\"Client\"}"), 0.0);
 }
@@ -303,7 +334,7 @@ async fn places_are_limited_and_given_back() {
         let _second = TcpStream::connect(served.addr).await.unwrap();
         let mut third = TcpStream::connect(served.addr).await.unwrap();
         assert!(is_closed_silently(&mut third).await);
-        assert!(running.closed("too-many-connections") > before);
+        until(|| (running.closed("too-many-connections") > before).then_some(())).await;
         drop(first);
         // Takes a moment to be noticed.
         within(async {

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// No test waits longer for anything.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Link {
@@ -157,6 +157,11 @@ impl Running {
     /// Waits until `ready` of the engine.
     pub async fn until<T>(&self, mut ready: impl FnMut(&mut Recorder) -> Option<T>) -> T {
         until(|| self.hub.with(|engine, _, _| ready(engine))).await
+    }
+
+    /// Waits until a sample has this value.
+    pub async fn counts(&self, sample: &str, value: f64) {
+        until(|| (self.metric(sample) == value).then_some(())).await;
     }
 
     pub async fn until_closed(&self, reason: &str) {
