@@ -14,7 +14,7 @@ pub use client::{Client, Said};
 pub use fake_node::{FakeNode, USER};
 
 /// No step of a test takes longer, on however slow a machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A running template provider whose data is in a folder of the test's.
 pub struct Provider {
