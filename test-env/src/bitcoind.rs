@@ -22,6 +22,7 @@ use adit_node::{Auth, Node, NodeConfig};
 use anyhow::{Context, Result, bail, ensure};
 use bitcoin::{Address, BlockHash, Network};
 use bitcoincore_rpc::{Client, RpcApi};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -260,6 +261,18 @@ impl Bitcoind {
         Ok(())
     }
 
+    /// The same, and it warms up for as long as [`WarmUp::end`] is not called: what it takes for a file of its own nobody
+    /// writes to.
+    pub fn launch_held(&mut self) -> Result<WarmUp> {
+        self.stop()?;
+        let peers = self.data_dir.join(self.chain.name()).join("peers.dat");
+        let known = fs::read(&peers).with_context(|| format!("reading {}", peers.display()))?;
+        fs::remove_file(&peers)?;
+        mknodat(CWD, &peers, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        self.launch()?;
+        Ok(WarmUp { peers, known })
+    }
+
     /// Waits until the node answers.
     pub fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
@@ -307,6 +320,20 @@ impl Drop for Bitcoind {
     fn drop(&mut self) {
         // Nothing to be done about a failure here: the process is gone already.
         let _ = self.kill9();
+    }
+}
+
+/// A node's start that is held up.
+#[derive(Debug)]
+pub struct WarmUp {
+    peers: PathBuf,
+    known: Vec<u8>,
+}
+
+impl WarmUp {
+    /// Lets the node go on. Blocks until it has come to where it waits.
+    pub fn end(self) -> Result<()> {
+        Ok(fs::write(self.peers, self.known)?)
     }
 }
 

@@ -12,7 +12,7 @@
 //! let provider = Setup::template_provider(&node).start()?;
 //! let pool = Setup::pool(&provider.endpoint()).set("shares", "per_minute", 60).start()?;
 //! let miner = Setup::device("sv2-extended", &pool.endpoint()).arg("--hashrate", "20k").start()?;
-//! miner.wait_ready(Duration::from_secs(20))?;
+//! miner.wait_ready(Duration::from_secs(60))?;
 //! # anyhow::Ok(())
 //! ```
 

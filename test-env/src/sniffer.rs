@@ -369,7 +369,7 @@ impl Shared {
 
     /// Carries what two ends say until one of them closes.
     fn join(self: Arc<Self>, client: TcpStream) -> io::Result<()> {
-        let server = TcpStream::connect_timeout(&self.server, Duration::from_secs(5))?;
+        let server = TcpStream::connect_timeout(&self.server, Duration::from_secs(60))?;
         let id = {
             let mut state = self.lock();
             if state.stopped {

@@ -27,7 +27,8 @@ use bitcoincore_rpc::RpcApi;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// On a machine busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn regtest() -> Bitcoind {
     Bitcoind::start(Options::default()).unwrap()
@@ -118,7 +119,7 @@ async fn chain_network_and_headers() {
 
     // It waits only while the tip is the one named.
     let started = Instant::now();
-    let wait = Duration::from_secs(20);
+    let wait = PATIENCE;
     assert_eq!(node.waitfornewblock(wait, &genesis.block_hash()).await.unwrap().hash, tip);
     assert!(started.elapsed() < wait);
     let waited = node.waitfornewblock(Duration::from_millis(50), &tip).await.unwrap();
@@ -297,11 +298,9 @@ async fn the_tip_is_followed_through_a_power_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_and_warm_up() {
-    // It checks all its blocks at each start, so that the warm-up lasts.
-    let extra_args = vec!["-checkblocks=0".into(), "-checklevel=4".into()];
-    let mut bitcoind = Bitcoind::start(Options { extra_args, ..Options::default() }).unwrap();
+    let mut bitcoind = regtest();
     let node = bitcoind.node();
-    let height = 500;
+    let height = 50;
     bitcoind.generate(height).unwrap();
 
     let login = |user: &str, password: &str| Auth::UserPass {
@@ -327,25 +326,23 @@ async fn credentials_and_warm_up() {
 
     // The same client over a restart: it finds the new cookie, and the node says what it is busy with meanwhile.
     assert_eq!(node.getblockchaininfo().await.unwrap().blocks, height as u32);
-    bitcoind.launch().unwrap();
-    let mut warming = Vec::new();
+    let held = bitcoind.launch_held().unwrap();
     let deadline = Instant::now() + PATIENCE;
-    let chain = loop {
+    let busy_with = loop {
         match node.getblockchaininfo().await {
-            Ok(chain) => break chain,
-            Err(NodeError::WarmingUp(text)) => warming.push(text),
-            // Not listening yet, or without its cookie file yet.
-            Err(NodeError::Unreachable(_) | NodeError::Credentials(_)) => {}
-            Err(other) => panic!("{other}"),
+            Err(NodeError::WarmingUp(text)) => break text,
+            // Not listening yet, or without its cookie file yet, or slow.
+            Err(
+                NodeError::Unreachable(_) | NodeError::Credentials(_) | NodeError::Timeout { .. },
+            ) => {}
+            other => panic!("{other:?}"),
         }
-        assert!(Instant::now() < deadline, "the node is not back");
+        assert!(Instant::now() < deadline, "no word from the node while it warms up");
     };
-    println!("{} answers while warming up", warming.len());
-    warming.dedup();
-    assert!(!warming.is_empty(), "no word from the node while it warmed up");
-    assert!(warming.iter().all(|text| text.len() > 3), "{warming:?}");
-    assert_eq!(chain.blocks, height as u32);
+    assert!(busy_with.len() > 3, "{busy_with:?}");
+    held.end().unwrap();
     bitcoind.wait_ready().unwrap();
+    assert_eq!(node.getblockchaininfo().await.unwrap().blocks, height as u32);
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn an_acknowledged_share_is_a_stored_share() {
             assert!(stored >= acknowledged, "{mode}: {stored} of {acknowledged}, round {round}");
         }
         let all: u64 = acknowledged.iter().sum();
-        assert!(stored["work"]["accepted"].as_u64().unwrap() >= all);
+        assert!(stored["work"]["accepted"].as_u64().unwrap() >= all, "{}", stored["work"]);
         assert!(stored_work(&pool) >= work, "what was shown before is there");
 
         // Every block in the chain was stored before it was submitted; the oldest are not shown any more.
@@ -154,8 +154,15 @@ impl Scene {
         let device = Setup::device("sv2-extended", &self.stack.pool.endpoint());
         let mut device = device.arg("--shares", "1").start().unwrap();
         assert!(device.wait_exit(SOON).unwrap().success());
-        let blocks = listed_blocks(&self.stack.pool);
-        assert!(!blocks.is_empty());
+        // What the device sent after that share has come when its end has, and is stored.
+        let mut blocks = Vec::new();
+        eventually(SOON, "all blocks of the device", || {
+            let metrics = self.stack.pool.metrics().unwrap();
+            let found = metrics.sum("adit_pool_blocks_total", &[("state", "found")]);
+            let gone = state(&self.stack.pool)["connections"] == 0;
+            blocks = listed_blocks(&self.stack.pool);
+            gone && !blocks.is_empty() && blocks.len() as f64 == found
+        });
         blocks
     }
 

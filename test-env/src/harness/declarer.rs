@@ -23,7 +23,7 @@ use super::{Endpoint, Sv2Peer};
 use crate::bitcoind::Bitcoind;
 
 /// For an answer.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 /// Header version that is declared.
 const VERSION: i32 = 0x2000_0000;
 /// Bytes of extranonce.

@@ -21,10 +21,10 @@ use super::config::KEY_FILE;
 use super::{Endpoint, POLL, Setup, program};
 use crate::bitcoind::{spawn_tied, tied};
 
-/// For an orderly end, a little more than a role takes at most.
-const STOP: Duration = Duration::from_secs(12);
-/// For an answer of a page.
-const HTTP_SECONDS: u64 = 5;
+/// For an orderly end, which a role itself gives up before this.
+const STOP: Duration = Duration::from_secs(60);
+/// For an answer of a page, on a machine busy with other tests.
+const HTTP_SECONDS: u64 = 60;
 /// Of each log, shown when a test fails.
 const SHOWN_LINES: usize = 60;
 

@@ -8,7 +8,7 @@ use super::{Blocks, FoundBlock, Role, Setup, eventually, payout_address, regtest
 use crate::bitcoind::Bitcoind;
 
 /// For roles to find one another, on a machine busy with other tests.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(60);
 
 /// A regtest node, a template provider, a pool, a translator where one is needed, and the miners that a test starts.
 pub struct Stack {

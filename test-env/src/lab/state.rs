@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::process::Process;
 use crate::bitcoind::Chain;
 
+/// For an answer of a page.
+const PAGE_SECONDS: u64 = 10;
+
 /// Everything about a lab that is up.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct State {
@@ -68,7 +71,7 @@ impl RoleState {
     /// Asks the role whether it does its job; if not, what it says is missing.
     pub fn ready(&self) -> Result<(), String> {
         let url = format!("http://{}/readyz", self.http);
-        match minreq::get(url).with_timeout(2).send() {
+        match minreq::get(url).with_timeout(PAGE_SECONDS).send() {
             Ok(answer) if answer.status_code == 200 => Ok(()),
             Ok(answer) => Err(answer.as_str().unwrap_or("not ready").trim().to_owned()),
             Err(_) if !self.process.is_alive() => Err("has ended; see its log".to_owned()),
@@ -81,7 +84,9 @@ impl RoleState {
     /// # Errors
     /// Where it does not answer.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let answer = minreq::get(format!("http://{}/status", self.http)).with_timeout(2).send()?;
+        let answer = minreq::get(format!("http://{}/status", self.http))
+            .with_timeout(PAGE_SECONDS)
+            .send()?;
         serde_json::from_slice(answer.as_bytes()).context("reading /status")
     }
 }

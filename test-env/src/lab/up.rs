@@ -345,9 +345,9 @@ const COINS: usize = 100;
 /// What every coinbase of the lab begins with, behind the height.
 const TAG: &str = "/adit-lab/";
 /// A cold start from a slow disk.
-const NODE_START: Duration = Duration::from_secs(30);
+const NODE_START: Duration = Duration::from_secs(60);
 /// All roles together; they wait for one another, and back-off is at most 5 s.
-const ROLES_START: Duration = Duration::from_secs(60);
+const ROLES_START: Duration = Duration::from_secs(180);
 /// Waits longer than this are told.
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::harness::{Endpoint, LinePeer, Sv2Peer};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn encoded<'m>(message: &impl adit_sv2::messages::Message<'m>) -> Vec<u8> {
     let mut frame = Vec::new();
