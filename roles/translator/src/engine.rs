@@ -34,6 +34,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use adit_mining::BlockHash;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
 use crate::config::{AuthMode, Channels, Config, Failover, FirmwareTable, Suggested};
@@ -41,6 +42,7 @@ use crate::metrics::Metrics;
 
 use acks::Acknowledgements;
 use aggregate::{Aggregate, fan_out};
+use channel::Channel;
 use extranonce::Slices;
 use list::Upstreams;
 pub use list::{Dial, DialId};
@@ -81,6 +83,8 @@ pub enum Effect {
 
 /// How often each miner is looked at for deadlines.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// Blocks that are remembered.
+const MAX_BLOCKS: usize = 64;
 
 /// The translator.
 #[derive(Debug)]
@@ -110,10 +114,10 @@ struct Core {
     first_job_id: Option<u64>,
     /// The connection to the upstream, while shares can be sent on it.
     upstream: Option<PeerId>,
-    /// The upstream allows no version rolling.
-    fixed_version: bool,
     /// Each share names its worker (extension 0x0002).
     worker_names: bool,
+    /// The same at the one that was left.
+    late_worker_names: bool,
     /// Shares that the upstream has not answered.
     acks: Acknowledgements,
     /// The same of the one that was left.
@@ -122,6 +126,10 @@ struct Core {
     upstream_took: Option<Instant>,
     /// The channel of all miners, once there is work on it. It stays when its connection goes.
     aggregate: Option<Aggregate>,
+    /// The channel of all on the connection that was left, once there is work on another.
+    left: Option<Box<Channel>>,
+    /// The blocks that were found last.
+    blocks: VecDeque<BlockHash>,
     /// Seconds that the upstream allows between a job's `min_ntime` and a share's nTime.
     max_ntime_ahead: u32,
     /// The newest previous hash and when it came.
@@ -216,12 +224,14 @@ impl TranslatorEngine {
                 last_job_id: 0,
                 first_job_id: None,
                 upstream: None,
-                fixed_version: false,
                 worker_names: false,
+                late_worker_names: false,
                 acks: Acknowledgements::default(),
                 late_acks: Acknowledgements::default(),
                 upstream_took: None,
                 aggregate: None,
+                left: None,
+                blocks: VecDeque::new(),
                 max_ntime_ahead: 0,
                 newest_tip: None,
                 firmware: FirmwareTable::new(&config.firmware),
@@ -421,6 +431,14 @@ impl Core {
     fn next_job_id(&mut self) -> u64 {
         self.last_job_id += 1;
         self.last_job_id
+    }
+
+    /// So that none is sent twice.
+    fn remember_block(&mut self, hash: BlockHash) {
+        if self.blocks.len() == MAX_BLOCKS {
+            self.blocks.pop_front();
+        }
+        self.blocks.push_back(hash);
     }
 
     /// Whether some miner of this process had such a job.

@@ -12,7 +12,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(20);
+/// On a machine busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
 
 async fn translator(upstream: SocketAddr) -> (Handle, SocketAddr) {
     let handle = started(upstream, "[[listen]]\naddress = \"127.0.0.1:0\"", Path::new("/")).await;
@@ -251,12 +252,20 @@ async fn passwords_are_asked_for_where_the_configuration_says_so() {
     assert_eq!(login("farm.rig1", "secret").await, yes);
     assert_eq!(login("farm.rig1", "x").await, no);
     assert_eq!(login("other", "secret").await, no);
-    // Ten thousand devices that come back need no hash each: these would take half a minute.
+    // Ten thousand devices that come back need no hash each: with what a hash takes now, before and after.
+    let hashes = || {
+        let begun = std::time::Instant::now();
+        (0..5).for_each(|_| drop(adit_translator::auth::hash_password("other").unwrap()));
+        begun.elapsed()
+    };
+    let of_hashes = hashes();
     let before = std::time::Instant::now();
     for rig in 0..500 {
         assert_eq!(login(&format!("farm.rig{rig}"), "secret,d=64").await, yes);
     }
-    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+    let of_logins = before.elapsed();
+    let of_hashes = of_hashes + hashes();
+    assert!(of_logins < of_hashes * 50, "{of_logins:?}, and {of_hashes:?} for ten hashes");
     for sample in [
         "adit_translator_logins_total{result=\"right\"} 501",
         "adit_translator_logins_total{result=\"wrong\"} 1",
@@ -270,7 +279,7 @@ async fn passwords_are_asked_for_where_the_configuration_says_so() {
 
 #[tokio::test]
 async fn what_miners_do_wrong_costs_their_own_connection_and_is_counted() {
-    let limits = "[[listen]]\naddress = \"127.0.0.1:0\"\n[miners]\nhello_timeout_seconds = 1\nmax_lines_per_second = 50";
+    let limits = "[[listen]]\naddress = \"127.0.0.1:0\"\n[miners]\nhello_timeout_seconds = 10\nmax_lines_per_second = 50";
     let handle = started(nobody().await, limits, Path::new("/")).await;
     let address = listener(&handle, "miners").await;
     let mut good = connect(address).await;

@@ -135,10 +135,10 @@ impl Aggregate {
         }
     }
 
-    /// The connection is gone: miners go on with what they have, though nobody pays for that.
-    pub(super) fn orphan(&mut self) {
-        self.live = false;
-        self.jobs.orphan();
+    /// A connection is gone: miners go on with what they have of it, though nobody pays for that.
+    pub(super) fn orphan(&mut self, via: PeerId) {
+        self.live &= self.channel.via != via;
+        self.jobs.orphan(via);
     }
 
     /// Whether miners have not heard anything for so long.
@@ -335,10 +335,7 @@ impl Miner {
             return;
         }
         let difficulty = self.difficulty_on(job, core, now);
-        let allowed = match job.work.job.version_rolling_allowed() && !core.fixed_version {
-            true => self.mask,
-            false => 0,
-        };
+        let allowed = if job.work.version_rolling { self.mask } else { 0 };
         if self.told_mask != allowed || self.difficulty != Some(difficulty) {
             out.say(peer, |lines| {
                 if self.told_mask != allowed {

@@ -27,6 +27,8 @@ pub(super) struct Violation(pub(super) &'static str);
 /// Work of an upstream for one miner.
 #[derive(Clone, Debug)]
 pub(super) struct Work {
+    /// The connection that it came by: shares of it go there.
+    pub(super) via: PeerId,
     /// The upstream's id of the job on the channel.
     pub(super) job_id: u32,
     pub(super) job: Arc<Job>,
@@ -39,6 +41,8 @@ pub(super) struct Work {
     pub(super) min_ntime: u32,
     /// When the job became active here.
     pub(super) since: Instant,
+    /// Whether the upstream and the job allow version rolling.
+    pub(super) version_rolling: bool,
 }
 
 impl Work {
@@ -73,6 +77,8 @@ pub(super) struct Channel {
     pub(super) via: PeerId,
     pub(super) id: u32,
     pub(super) group: u32,
+    /// The upstream allows no version rolling.
+    fixed_version: bool,
     /// For jobs to come.
     pub(super) prefix: Extranonce,
     /// Bytes behind the prefix that were granted.
@@ -92,6 +98,7 @@ impl Channel {
     pub(super) fn new(
         opened: &OpenExtendedMiningChannelSuccess<'_>,
         via: PeerId,
+        fixed_version: bool,
         shares: usize,
         now: Instant,
     ) -> Result<Self, Violation> {
@@ -104,6 +111,7 @@ impl Channel {
             via,
             id: opened.channel_id,
             group: opened.group_channel_id,
+            fixed_version,
             prefix,
             size,
             target: nonzero(opened.target)?,
@@ -204,7 +212,18 @@ impl Channel {
             return Err(Violation("job-for-another-extranonce-size"));
         }
         let prefix = prefix.unwrap_or(self.prefix);
-        Ok(Work { job_id: id, job, tip, prefix, target: self.target, min_ntime, since: now })
+        let version_rolling = job.version_rolling_allowed() && !self.fixed_version;
+        Ok(Work {
+            via: self.via,
+            job_id: id,
+            job,
+            tip,
+            prefix,
+            target: self.target,
+            min_ntime,
+            since: now,
+            version_rolling,
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use adit_mining::share::{Seen, SeenShares};
 use adit_mining::{BlockHash, Target};
 use adit_sv1::server::write::{self, Notify};
+use adit_transport::PeerId;
 
 use super::channel::Work;
 
@@ -38,8 +39,8 @@ pub(super) struct V1Job {
 pub(super) struct Jobs {
     /// Oldest first.
     jobs: Vec<V1Job>,
-    /// Those that made room, or were taken back, on the tip of the newest, oldest first: a device may still be at them, and
-    /// to the network a block is a block.
+    /// Those that made room or were taken back, oldest first: a device may still be at them, and to the network a block is
+    /// a block. On the tip of the newest, or of an upstream that was left and still listens.
     over: Vec<Over>,
 }
 
@@ -51,24 +52,35 @@ struct Over {
     work: Arc<Work>,
 }
 
+impl Over {
+    fn new(job: V1Job) -> Self {
+        let V1Job { id, live, work, .. } = job;
+        Self { id, live, work }
+    }
+
+    /// Whether a block of it would be worth something beside this newest job.
+    fn counts(&self, newest: &Work) -> bool {
+        let left = self.work.via != newest.via;
+        self.work.tip.prev_hash == newest.tip.prev_hash || left && self.live
+    }
+}
+
 impl Jobs {
     /// Adds the newest; it may replace all others.
     pub(super) fn push(&mut self, job: V1Job, replace: bool) {
         let length = self.jobs.len();
         let end = if replace { length } else { (length + 1).saturating_sub(MAX_JOBS) };
-        // Those of a channel that is gone are of no use on another.
-        let counts =
-            |work: &Work, live| work.tip.prev_hash == job.work.tip.prev_hash && live == job.live;
-        self.over.retain(|over| counts(&over.work, over.live));
-        for V1Job { id, work, live, .. } in self.jobs.drain(..end) {
-            if counts(&work, live) {
-                if self.over.len() == MAX_OVER {
-                    self.over.remove(0);
-                }
-                self.over.push(Over { id, live, work });
-            }
-        }
+        self.over.retain(|over| over.counts(&job.work));
+        let over = self.jobs.drain(..end).map(Over::new).filter(|over| over.counts(&job.work));
+        keep_over(&mut self.over, over);
         self.jobs.push(job);
+    }
+
+    /// The jobs of a channel that was left for that of these are over.
+    pub(super) fn inherit(&mut self, left: Self) {
+        let Some(newest) = self.newest().map(|job| job.work.clone()) else { return };
+        let left = left.over.into_iter().chain(left.jobs.into_iter().map(Over::new));
+        keep_over(&mut self.over, left.filter(|over| over.counts(&newest)));
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&V1Job> {
@@ -86,10 +98,13 @@ impl Jobs {
         self.jobs.last()
     }
 
-    /// The channel of all these jobs is gone.
-    pub(super) fn orphan(&mut self) {
-        self.jobs.iter_mut().for_each(|job| job.live = false);
-        self.over.iter_mut().for_each(|job| job.live = false);
+    /// The channel on this connection is gone.
+    pub(super) fn orphan(&mut self, via: PeerId) {
+        let jobs = self.jobs.iter_mut().map(|job| (&job.work, &mut job.live));
+        let over = self.over.iter_mut().map(|job| (&job.work, &mut job.live));
+        for (_, live) in jobs.chain(over).filter(|(work, _)| work.via == via) {
+            *live = false;
+        }
     }
 
     #[cfg(test)]
@@ -100,6 +115,15 @@ impl Jobs {
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.jobs.len(), self.over.len())
+    }
+}
+
+fn keep_over(all: &mut Vec<Over>, more: impl Iterator<Item = Over>) {
+    for over in more {
+        if all.len() == MAX_OVER {
+            all.remove(0);
+        }
+        all.push(over);
     }
 }
 
@@ -128,9 +152,9 @@ impl V1Jobs {
         self.jobs.newest_mut()
     }
 
-    /// The channel of all these jobs is gone.
-    pub(super) fn orphan(&mut self) {
-        self.jobs.orphan();
+    /// The channel on this connection is gone.
+    pub(super) fn orphan(&mut self, via: PeerId) {
+        self.jobs.orphan(via);
     }
 
     /// Remembers a share that is accepted on this tip.

@@ -55,7 +55,7 @@ pub(super) struct Miner {
     pub(super) opening: Opening,
     pub(super) failed_opens: u8,
     pub(super) channel: Option<Box<Channel>>,
-    /// Its channel of an upstream that was left, until there is other work.
+    /// Its channel of an upstream that was left, as long as that still listens.
     pub(super) leaving: Option<Box<Channel>>,
     /// Where all miners share a channel.
     pub(super) aggregated: Share,
@@ -154,13 +154,12 @@ impl Miner {
     pub(super) fn lose_channel(&mut self) -> Option<Box<Channel>> {
         self.opening = Opening::Idle;
         self.forget_told();
-        if self.leaving.is_none() {
-            self.jobs.orphan();
-        }
-        self.channel.take()
+        let channel = self.channel.take()?;
+        self.jobs.orphan(channel.via);
+        Some(channel)
     }
 
-    /// The upstream is left: the channel counts until there is work on another.
+    /// The upstream is left: the channel counts until there is work on another, and after that for blocks.
     pub(super) fn leave_channel(&mut self) {
         self.opening = Opening::Idle;
         self.forget_told();
@@ -170,9 +169,16 @@ impl Miner {
 
     /// The connection that was left is gone.
     pub(super) fn end_leaving(&mut self) {
-        if self.leaving.take().is_some() {
-            self.jobs.orphan();
+        if let Some(left) = self.leaving.take() {
+            self.jobs.orphan(left.via);
         }
+    }
+
+    /// Whether it has no work but that of an upstream that was left.
+    pub(super) fn works_on_what_it_leaves(&self) -> bool {
+        let job = self.jobs.newest().filter(|job| job.live);
+        let left = self.leaving.as_ref();
+        job.zip(left).is_some_and(|(job, left)| job.work.via == left.via)
     }
 
     /// It said what it is.
@@ -193,9 +199,6 @@ impl Miner {
         out: &mut Outbox<Effect>,
     ) {
         let live = self.channel.is_some();
-        // From here on what it had is of no use, though its channel may still be there.
-        let void_others = void_others || self.leaving.is_some();
-        self.end_leaving();
         self.give(peer, work, live, void_others, core, now, out);
     }
 
@@ -255,7 +258,8 @@ impl Miner {
         }
         let last = self.jobs.newest();
         // Jobs of another channel are of no use on this one.
-        let replace = void_others || last.is_none_or(|last| !last.live && live);
+        let is_another = |last: &V1Job| last.work.via != work.via || !last.live && live;
+        let replace = void_others || last.is_none_or(is_another);
         // Jobs with another prefix still count; all the same the upstream wants them to end.
         let clean = replace || last.is_some_and(|last| last.work.prefix != work.prefix);
         let again = last.filter(|last| {
@@ -269,10 +273,7 @@ impl Miner {
 
         let difficulty = write::announced_difficulty(nearly_whole(work.target.difficulty()));
         let announced = Target::from_difficulty(difficulty);
-        let allowed = match work.job.version_rolling_allowed() && !core.fixed_version {
-            true => self.mask,
-            false => 0,
-        };
+        let allowed = if work.version_rolling { self.mask } else { 0 };
         let job = V1Job { id: core.next_job_id(), announced, ntime, live, work };
         let own = self.own_extranonce_size();
         out.say(peer, |lines| {

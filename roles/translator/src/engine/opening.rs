@@ -181,17 +181,19 @@ impl TranslatorEngine {
                 Channels::Aggregated => window::OF_ALL,
                 Channels::PerMiner => window::OF_ONE,
             };
-            let channel = Channel::new(opened, via, shares, now.instant)?;
+            let fixed_version = self.at(place).fixed_version;
+            let channel = Channel::new(opened, via, fixed_version, shares, now.instant)?;
             return self.opened_of_all(place, channel, now);
         }
         let Some((peer, miner)) =
             asked_by.and_then(|peer| self.miners.get_mut(&peer).map(|miner| (peer, miner)))
         else {
             // The miner did not wait for it.
-            self.upstream.say_closed(id, "miner-left", out);
+            self.at(place).say_closed(id, "miner-left", out);
             return Ok(());
         };
-        let channel = Channel::new(opened, via, window::OF_ONE, now.instant)?;
+        let fixed_version = self.upstream.fixed_version;
+        let channel = Channel::new(opened, via, fixed_version, window::OF_ONE, now.instant)?;
         if channel.size < miner.own_extranonce_size() {
             self.upstream.say_closed(id, "extranonce-too-small", out);
             self.too_small(peer, now, out);

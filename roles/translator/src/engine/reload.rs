@@ -12,6 +12,9 @@ impl TranslatorEngine {
     pub fn reload(&mut self, config: &Config, now: Now, out: &mut Outbox<Effect>) {
         let settings = Settings::new(config);
         self.core.settings = settings;
+        // Said again below if it stays.
+        let before = self.upstreams.get(self.upstream.index).config.url.host_port();
+        self.core.metrics.upstream(before, false);
         let index = self.upstreams.replace(&config.upstream, self.upstream.index);
         for upstream in &config.upstream {
             self.core.metrics.upstream(upstream.url.host_port(), false);

@@ -52,11 +52,12 @@ impl Miner {
             Err(reject) => return self.reject(peer, id, reject, core, now, out),
         };
         // First what must not be late.
-        self.send_upstream(peer, &judged, core, now, out);
+        let sent = self.send_upstream(peer, &judged, core, now, out);
         if judged.is_block {
             core.metrics.block();
+            core.remember_block(judged.hash);
             let (user, hash) = (self.user.as_deref().unwrap_or_default(), judged.hash);
-            if judged.job.live {
+            if sent {
                 tracing::info!(%peer, user, %hash, "block found and sent upstream");
             } else {
                 // Its job and prefix were known to that connection alone, and the transactions are the upstream's.
@@ -135,8 +136,7 @@ impl Miner {
         extranonce[..extranonce1.len()].copy_from_slice(&extranonce1);
         let extranonce2 = extranonce1.len()..self.own_extranonce_size();
         let mut repairs = share.extranonce2.write_to(&mut extranonce[extranonce2]);
-        let rolls = work.job.version_rolling_allowed() && !core.fixed_version;
-        let mask = if rolls { self.mask } else { 0 };
+        let mask = if work.version_rolling { self.mask } else { 0 };
         let (version, of_version) = merge_version(work.job.version(), mask, share.version_bits);
         repairs.insert(of_version);
         self.count_repairs(repairs, core);
@@ -165,13 +165,23 @@ impl Miner {
                 return Err(Reject::LowDifficulty);
             }
         }
-        match self.jobs.see(hash, &job.work.tip.prev_hash) {
+        let newest = match &core.aggregate {
+            Some(all) => all.jobs.newest(),
+            None => self.jobs.newest(),
+        };
+        let tip = job.work.tip.prev_hash;
+        if judged.over && newest.is_none_or(|newest| newest.work.tip.prev_hash != tip) {
+            // Of an upstream that was left: what was seen on the present tip is not forgotten for that.
+            return if core.blocks.contains(hash) { Err(Reject::Duplicate) } else { Ok(judged) };
+        }
+        match self.jobs.see(hash, &tip) {
             Seen::Before => Err(Reject::Duplicate),
             Seen::Full if !judged.is_block => Err(Reject::TooMany),
             Seen::New | Seen::Full => Ok(judged),
         }
     }
 
+    /// Where it came from, if that is still there and takes it.
     fn send_upstream(
         &mut self,
         peer: PeerId,
@@ -179,18 +189,24 @@ impl Miner {
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
-    ) {
+    ) -> bool {
         let work = &*judged.job.work;
         let channel = match &mut core.aggregate {
-            Some(all) => Some(&mut all.channel),
-            // As long as it has no other work, that of the channel which it leaves counts.
-            None => self.leaving.as_deref_mut().or(self.channel.as_deref_mut()),
+            Some(all) if all.channel.via == work.via => Some(&mut all.channel),
+            Some(_) => core.left.as_deref_mut(),
+            None => {
+                let mut channels = self.channel.iter_mut().chain(&mut self.leaving);
+                channels.find(|channel| channel.via == work.via).map(|channel| &mut **channel)
+            }
         };
-        let Some(channel) = channel.filter(|_| judged.job.live) else {
-            return core.metrics.onward(Onward::NoUpstream, 1);
+        let channel = channel.filter(|channel| judged.job.live && channel.via == work.via);
+        let Some(channel) = channel else {
+            core.metrics.onward(Onward::NoUpstream, 1);
+            return false;
         };
         if !work.target.is_met_by(&judged.hash) && !judged.is_block {
-            return core.metrics.onward(Onward::BelowTarget, 1);
+            core.metrics.onward(Onward::BelowTarget, 1);
+            return false;
         }
         let extranonce = B032::new(&judged.extranonce[..judged.extranonce_size]);
         let message = SubmitSharesExtended {
@@ -203,17 +219,18 @@ impl Miner {
             extranonce: extranonce.expect("a part of 32 bytes"),
         };
         channel.unacknowledged += 1;
-        let name = self.user.as_deref().map(worker_name).filter(|_| core.worker_names);
+        let (acks, names) = match core.upstream == Some(channel.via) {
+            true => (&mut core.acks, core.worker_names),
+            false => (&mut core.late_acks, core.late_worker_names),
+        };
+        let name = self.user.as_deref().map(worker_name).filter(|_| names);
         match name.and_then(|name| Tlv::user_identity(name.as_bytes()).ok()) {
             Some(name) => out.send_tlv(channel.via, &message, &[name]),
             None => out.send(channel.via, &message),
         }
-        let acks = match core.upstream == Some(channel.via) {
-            true => &mut core.acks,
-            false => &mut core.late_acks,
-        };
         acks.sent(now.instant);
         core.metrics.onward(Onward::Sent, 1);
+        true
     }
 
     /// Counts what had to be repaired of a line, for its firmware.

@@ -1,7 +1,7 @@
 //! From one upstream to another: when one is lost or left, and when a better one is back.
 //!
-//! To a miner all of this is a clean job. Shares of the work that it had are sent where the work came from for as long as
-//! that connection stands.
+//! To a miner all of this is a clean job. Shares of the work that it had are sent where the work came from until it has
+//! other work, and blocks for as long as that connection stands.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use adit_sv2::frame::Header;
 use adit_sv2::messages::mining::Mining;
 use adit_transport::{Now, Outbox, PeerId};
 
-use super::aggregate::fan_out;
+use super::aggregate::{Aggregate, fan_out};
 use super::connection::{Place, read};
 use super::miner::Miner;
 use super::opening::ANSWER_TIME;
@@ -24,6 +24,8 @@ const WORK_TIME: Duration = Duration::from_secs(30);
 const REFUSAL_TIME: Duration = Duration::from_secs(10);
 /// For answers of an upstream that was left.
 const RETIRING_TIME: Duration = Duration::from_secs(10);
+/// For blocks on its work, once everybody has other work: devices take a moment to go over.
+const LAST_BLOCKS_TIME: Duration = Duration::from_secs(5);
 
 impl TranslatorEngine {
     pub(super) fn upstream_tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
@@ -60,7 +62,6 @@ impl TranslatorEngine {
         self.core.room = configured.room();
         self.core.max_ntime_ahead = configured.config.max_ntime_ahead_seconds;
         self.core.upstream = Some(peer);
-        self.core.fixed_version = self.upstream.fixed_version;
         self.core.worker_names = self.upstream.worker_names;
         self.core.acks = Default::default();
         self.core.metrics.upstream(configured.config.url.host_port(), true);
@@ -114,8 +115,9 @@ impl TranslatorEngine {
         let Some(old) = self.take(Place::Active, now) else { return };
         let Some(peer) = old.stage.peer() else { return };
         self.core.late_acks = std::mem::take(&mut self.core.acks);
+        self.core.late_worker_names = self.core.worker_names;
         let (since, channels) = (now.instant, old.channels);
-        self.retiring = Some(Retiring { peer, since, channels, of_all: None });
+        self.retiring = Some(Retiring { peer, since, channels, unused: None });
         for miner in self.miners.values_mut() {
             miner.leave_channel();
         }
@@ -229,12 +231,20 @@ impl TranslatorEngine {
     }
 
     fn look_at_retiring(&mut self, now: Now, out: &mut Outbox<Effect>) {
-        let Some(retiring) = &self.retiring else { return };
+        let Some(retiring) = &mut self.retiring else { return };
         let peer = retiring.peer;
-        let needed = self.core.late_acks.outstanding() > 0
-            || self.miners.values().any(|miner| miner.leaving.is_some())
+        let since = |at| now.instant.saturating_duration_since(at);
+        let late = since(retiring.since) >= RETIRING_TIME;
+        let used = self.miners.values().any(|miner| miner.works_on_what_it_leaves())
             || self.core.aggregate.as_ref().is_some_and(|all| all.live && all.channel.via == peer);
-        if !needed || now.instant.saturating_duration_since(retiring.since) >= RETIRING_TIME {
+        let ends = if used {
+            late
+        } else {
+            let unused = *retiring.unused.get_or_insert(now.instant);
+            let answered = self.core.late_acks.outstanding() == 0;
+            since(unused) >= LAST_BLOCKS_TIME && (answered || late)
+        };
+        if ends {
             out.close(peer, "left-for-another");
             self.end_retiring(peer);
         }
@@ -262,12 +272,14 @@ impl TranslatorEngine {
         self.core.room = Some(all.channel.size);
         self.drop_too_large(all.channel.size, out);
         all.push_again(true, &mut self.core.last_job_id, now);
-        let old = self.core.aggregate.replace(all).map(|old| Box::new(old.channel));
-        if let Some(retiring) = &mut self.retiring {
-            // What becomes of the shares on it is still to be heard.
-            let old = old.filter(|old| old.via == retiring.peer);
-            retiring.of_all = old.or(retiring.of_all.take());
+        if let Some(Aggregate { channel, jobs, .. }) = self.core.aggregate.take() {
+            all.jobs.inherit(jobs);
+            // What becomes of the shares on it is still to be heard, and it takes blocks.
+            if self.retiring.as_ref().is_some_and(|retiring| retiring.peer == channel.via) {
+                self.core.left = Some(Box::new(channel));
+            }
         }
+        self.core.aggregate = Some(all);
         self.core.metrics.channels(1);
         fan_out(&mut self.miners, &mut self.core, now, out);
     }
@@ -278,6 +290,7 @@ impl TranslatorEngine {
         for miner in self.miners.values_mut() {
             miner.end_leaving();
         }
+        self.core.left = None;
         self.core.orphan(Some(retiring.peer));
     }
 }
@@ -285,8 +298,8 @@ impl TranslatorEngine {
 impl super::Core {
     /// The connection is gone: what was on it is of no use.
     fn orphan(&mut self, peer: Option<PeerId>) {
-        if let Some(all) = self.aggregate.as_mut().filter(|all| Some(all.channel.via) == peer) {
-            all.orphan();
+        if let (Some(all), Some(peer)) = (&mut self.aggregate, peer) {
+            all.orphan(peer);
         }
     }
 }

@@ -69,6 +69,8 @@ struct Net {
     lines: HashMap<PeerId, Vec<String>>,
     /// What the upstream was sent: header and payload.
     frames: Vec<(Header, Vec<u8>)>,
+    /// On which connection the last of them was.
+    sent_to: PeerId,
     closed: Vec<(PeerId, &'static str)>,
     upstream: PeerId,
     /// Of all jobs that any miner was told.
@@ -115,6 +117,7 @@ impl Net {
             dials: HashMap::new(),
             lines: HashMap::new(),
             frames: Vec::new(),
+            sent_to: UPSTREAM,
             closed: Vec::new(),
             upstream: UPSTREAM,
             job_ids: HashSet::new(),
@@ -211,9 +214,10 @@ impl Net {
 
     fn drain(&mut self) {
         self.effects.extend(self.out.take_effects());
-        let Self { out, lines, frames, closed, .. } = self;
+        let Self { out, lines, frames, sent_to, closed, .. } = self;
         out.deliver(|delivery| match delivery {
             Delivery::Bytes(peer, bytes) if peer.0 > UPSTREAM.0 => {
+                *sent_to = peer;
                 let mut rest = bytes;
                 while let Some((header, after)) = rest.split_first_chunk() {
                     let header = Header::parse(header);

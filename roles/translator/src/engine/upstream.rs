@@ -93,8 +93,8 @@ pub(super) struct Retiring {
     pub(super) since: Instant,
     /// Its channels, by id.
     pub(super) channels: HashMap<u32, PeerId>,
-    /// Its channel of all, once there is work on another.
-    pub(super) of_all: Option<Box<Channel>>,
+    /// Since when nobody works on its jobs any more.
+    pub(super) unused: Option<Instant>,
 }
 
 /// A miner's request for a channel.

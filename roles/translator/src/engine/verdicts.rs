@@ -98,8 +98,8 @@ impl TranslatorEngine {
     /// The channel of all that has this id, whether it is worked on or was left.
     fn channel_of_all(&mut self, via: PeerId, id: u32) -> Option<&mut Channel> {
         let worked_on = self.core.aggregate.as_mut().map(|all| &mut all.channel);
-        let left = self.retiring.as_mut().and_then(|retiring| retiring.of_all.as_mut());
-        let mut channels = worked_on.into_iter().chain(left.map(|channel| &mut **channel));
+        let left = self.core.left.as_deref_mut();
+        let mut channels = worked_on.into_iter().chain(left);
         channels.find(|channel| channel.via == via && channel.id == id)
     }
 

@@ -337,6 +337,7 @@ fn a_failover_is_a_clean_job_to_all_and_so_is_the_return() {
     assert!(net.sent_text()[0].starts_with("SubmitSharesExtended { channel_id: 7"));
     let share = net.share(PeerId(2), &last, easy);
     assert_eq!(net.line(PeerId(2), &share.submit()), refused(21, "Stale job"));
+    net.pass(6 * SECOND);
     assert_eq!(net.closed, [(backup, "left-for-another")]);
     assert_eq!(net.engine.miner_count(), 3);
 }

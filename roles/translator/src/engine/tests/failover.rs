@@ -303,3 +303,38 @@ fn a_changed_configuration_does_not_touch_miners() {
     assert_eq!(net.closed, [(net.upstream, "left-for-another")]);
     assert_eq!(net.engine.miner_count(), 1);
 }
+
+#[test]
+fn an_upstream_that_is_only_looked_at_closes_no_channel_of_the_other() {
+    let mut net = on_the_second();
+    let backup = net.upstream;
+    assert_eq!(net.dial_and_say_hello(), "pool.example");
+    net.open(70, &[1; 4], 12);
+    net.sent();
+    // It opens one that nobody asked for, under the number of the one that is worked on.
+    net.say(&OpenExtendedMiningChannelSuccess {
+        request_id: 99,
+        channel_id: 3,
+        target: EASY,
+        extranonce_size: 12,
+        extranonce_prefix: B032::new(&[1; 4]).unwrap(),
+        group_channel_id: 1,
+    });
+    let candidate = net.upstream;
+    assert_ne!(candidate, backup);
+    let [told] = &net.sent_text()[..] else { panic!("not one frame") };
+    assert!(told.starts_with("CloseChannel { channel_id: 3"), "{told}");
+    assert_eq!(net.sent_to, candidate, "the one that opened it");
+}
+
+#[test]
+fn an_upstream_that_is_taken_out_of_the_configuration_is_not_shown_as_connected() {
+    let mut net = two();
+    assert!(net.counted(r#"upstream{address="pool.example:34254"} 1"#), "{}", net.metrics());
+    let text = "[[upstream]]\nurl = \"stratum2+tcp://other.example:34254\"\n";
+    let new: Config = parse_config(text, Path::new("/nowhere")).unwrap();
+    net.engine.reload(&new, net.now, &mut net.out);
+    net.drain();
+    assert!(net.counted(r#"upstream{address="pool.example:34254"} 0"#), "{}", net.metrics());
+    assert!(net.counted(r#"upstream{address="other.example:34254"} 0"#));
+}

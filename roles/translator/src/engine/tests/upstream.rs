@@ -310,7 +310,7 @@ fn shares_of_a_miner_that_is_sent_elsewhere_go_to_the_old_upstream_until_there_i
         new_shares_sum: 1,
     });
     assert_eq!(net.totals().upstream_accepted, 1);
-    net.pass(Duration::from_secs(1));
+    net.pass(Duration::from_secs(4));
     assert_eq!(net.closed, [(old_upstream, "left-for-another")]);
     assert_eq!(net.engine.upstream.stage.peer(), Some(new_upstream));
     assert_eq!((net.totals().unanswered, net.totals().no_upstream), (0, 0));
