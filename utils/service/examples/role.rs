@@ -5,7 +5,8 @@
 use std::process::ExitCode;
 
 use adit_service::{
-    Authority, CommonConfig, ConfigError, ConfigPath, Context, Http, Log, Role, Secret, clap,
+    Authority, CommonConfig, ConfigError, ConfigPath, Context, Http, Log, Reloaded, Role, Secret,
+    clap,
 };
 use anyhow::Context as _;
 use prometheus_client::metrics::counter::Counter;
@@ -112,6 +113,7 @@ repeats = 1
 book = "book.db"        # relative to this file
 "#;
     type Config = Config;
+    const RELOADS: bool = true;
 
     fn check(config: &Config) -> Result<(), ConfigError> {
         if !(1..=10).contains(&config.greeting.repeats) {
@@ -129,7 +131,14 @@ book = "book.db"        # relative to this file
     async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         let greetings = Counter::<u64>::default();
         cx.metrics.register(|r| r.register("greetings", "Greetings said", greetings.clone()));
-        cx.set_status(move || json!({"guests": config.guests.len()}));
+        let guests = config.guests.len();
+        cx.set_status(move || json!({"guests": guests}));
+        let former = config.clone();
+        cx.on_reload(move |config: Config| {
+            let mut reloaded = Reloaded::default();
+            reloaded.note("greeting", config.greeting != former.greeting, false);
+            reloaded
+        });
         greetings.inc();
         cx.readiness.ok("door");
         match config.greeting.manner {

@@ -210,8 +210,8 @@ pub(crate) async fn until_signal(
             _ = terminate.recv() => "SIGTERM",
             _ = hung_up => {
                 let reload = reload.clone();
-                // Logged there. It reads files.
-                let _ = tokio::task::spawn_blocking(move || reload.run()).await;
+                // Logged there. It reads files, which may take long; meanwhile other signals count.
+                drop(tokio::task::spawn_blocking(move || reload.run()));
                 continue;
             }
         };

@@ -49,7 +49,11 @@ fn command(env: &[(&str, &str)]) -> Command {
 
 impl Process {
     fn start(env: &[(&str, &str)]) -> Self {
-        let mut child = command(env).spawn().unwrap();
+        Self::of(&mut command(env))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (lines, log) = mpsc::channel();
         std::thread::spawn(move || {
@@ -127,6 +131,32 @@ fn signals_end_it_well() {
         let (code, out, err) = health(command(&[("HTTP__LISTEN", &addr)]).arg("healthcheck"));
         assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
     }
+}
+
+/// As on a file system that does not answer.
+#[test]
+fn a_configuration_that_cannot_be_read_to_its_end_holds_up_no_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("role.toml");
+    assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+    // An opening waits for the other end.
+    let open = || {
+        let (opened, opening) = mpsc::channel();
+        let file = file.clone();
+        std::thread::spawn(move || {
+            opened.send(std::fs::OpenOptions::new().write(true).open(file).unwrap())
+        });
+        opening
+    };
+    let mut process = Process::of(command(&[]).arg("-c").arg(&file));
+    // An empty one will do.
+    drop(open().recv_timeout(DEADLINE).unwrap());
+    process.line_with(&["ready", "condition", "door"]);
+    process.signal("HUP");
+    let _never_written = open().recv_timeout(DEADLINE).unwrap();
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]
