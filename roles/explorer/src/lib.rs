@@ -66,6 +66,19 @@ struct App {
 }
 
 impl App {
+    fn new(config: Config, node: Node, metrics: Metrics, world: World, index: Index) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            node,
+            metrics,
+            world: RwLock::new(world),
+            index: RwLock::new(index),
+            version: channel::Sender::new(0),
+            new_tip: Notify::new(),
+            scans: Semaphore::new(1),
+        })
+    }
+
     fn world(&self) -> RwLockReadGuard<'_, World> {
         self.world.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -102,6 +115,12 @@ impl App {
 /// Blocks whose finder is looked for again with every answer of a role: as many as a pool names.
 const ATTRIBUTED: usize = 100;
 
+/// The pages of a world that somebody made up.
+#[doc(hidden)] // for a fuzzer
+pub fn pages(config: Config, node: Node, world: World, index: Index) -> axum::Router {
+    web::router(App::new(config, node, Metrics::default(), world, index))
+}
+
 async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     cx.metrics.register(|registry| metrics.register(registry));
@@ -113,16 +132,9 @@ async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("listen.address: cannot listen on {}", config.listen.address))?;
     let limits = Limits { connections: config.listen.max_connections, ..web::LIMITS };
-    let app = Arc::new(App {
-        node,
-        metrics,
-        world: RwLock::new(World::new(&config.roles)),
-        index: RwLock::new(Index::new(config.index.blocks, config.index.transactions)),
-        version: channel::Sender::new(0),
-        new_tip: Notify::new(),
-        scans: Semaphore::new(1),
-        config,
-    });
+    let world = World::new(&config.roles);
+    let index = Index::new(config.index.blocks, config.index.transactions);
+    let app = App::new(config, node, metrics, world, index);
     show_status(&cx, &app);
 
     let mut tasks = tokio::task::JoinSet::new();
