@@ -154,10 +154,8 @@ pub(crate) struct Endpoint {
 
 /// A password that was put into the URL does not belong into a log.
 fn without_userinfo(url: &str) -> String {
-    match (url.find("//"), url.rfind('@')) {
-        (Some(start), Some(at)) if start + 2 <= at => {
-            format!("{}***{}", &url[..start + 2], &url[at..])
-        }
-        _ => url.to_owned(),
-    }
+    let Some(at) = url.rfind('@') else { return url.to_owned() };
+    // Where the scheme was forgotten there is none to show.
+    let start = url[..at].find("//").map_or(0, |start| start + 2);
+    format!("{}***{}", &url[..start], &url[at..])
 }

@@ -34,6 +34,7 @@ fn what_is_wrong_is_named() {
         ("url = 'http://h'".to_owned() + cookie, "no port"),
         ("url = '127.0.0.1:8332'".to_owned() + cookie, "http://HOST:PORT"),
         ("url = 'http://u:p@h:1'".to_owned() + cookie, "'http://***@h:1'"),
+        ("url = 'u:p@h:1'".to_owned() + cookie, "'***@h:1'"),
         ("url = 'http://h:1'".to_owned() + cookie + "\ntimeout_seconds = 0", "at least 1"),
         ("url = 'http://h:1'".to_owned() + cookie + "\ntimeout = 1", "unknown field `timeout`"),
         ("url = 'http://h:1'".to_owned(), "either cookie_file"),
