@@ -207,7 +207,10 @@ impl Run {
             Step::Renew { later } => {
                 let had = self.channel.active_job().map(|(id, _, tip)| (id, tip.prev_hash[0]));
                 let renewed = self.channel.renew_job(id, NOW - 50 + u32::from(*later));
-                assert!(renewed.is_none() || had.is_some(), "not where it is far ahead of the clock");
+                assert!(
+                    renewed.is_none() || had.is_some(),
+                    "not where it is far ahead of the clock"
+                );
                 if let Some((id, on)) = had.filter(|_| renewed.is_some()) {
                     let same = self.jobs.iter().find(|job| job.id == id).expect("a live job");
                     self.added(same.template, Some(on), false);

@@ -1,23 +1,10 @@
 //! Handshakes with damaged or invented messages, in both roles; sealed frames in pieces, damaged or not.
 #![no_main]
 
-use std::sync::LazyLock;
-
-use adit_sv2::frame::Header;
-use adit_sv2::keys::AuthoritySecretKey;
-use adit_sv2::noise::{
-    ACT1_LEN, ACT2_LEN, Initiator, OpenError, Opened, Opener, Responder, ResponderIdentity, Sealer,
-    Validity,
-};
+use adit_fuzz::wire::{Damaged, Frame, IDENTITY, NOW, answer};
+use adit_sv2::noise::{ACT1_LEN, ACT2_LEN, Initiator, OpenError, Opened, Opener, Sealer, Validity};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-
-const NOW: u32 = 1_700_000_000;
-
-static IDENTITY: LazyLock<ResponderIdentity> = LazyLock::new(|| {
-    let authority = AuthoritySecretKey::from_entropy([1; 32]).expect("a secret key");
-    ResponderIdentity::new(authority, Validity::default(), NOW, [[2; 32], [3; 32], [4; 32]])
-});
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -41,33 +28,13 @@ enum Case {
     Frames { frames: Vec<Frame>, limit: Option<u16>, damage: Vec<(u16, u8)>, pieces: Vec<u16> },
 }
 
-#[derive(Arbitrary, Debug)]
-struct Frame {
-    extension_type: u16,
-    msg_type: u8,
-    payload: Vec<u8>,
-    /// The payload so many times, up to about three blocks.
-    repeat: u8,
-}
-
-impl Frame {
-    fn bytes(&self) -> Vec<u8> {
-        let most = 200_000 / self.payload.len().max(1);
-        let payload = self.payload.repeat(most.min(usize::from(self.repeat) * 16 + 1));
-        let msg_length = payload.len() as u32;
-        let (extension_type, msg_type) = (self.extension_type & 0x7fff, self.msg_type);
-        let header = Header { extension_type, channel_msg: false, msg_type, msg_length };
-        [&header.to_bytes()[..], &payload].concat()
-    }
-}
-
 fuzz_target!(|input: Input| {
     let [a, b, c, d] = input.entropy.map(|byte| [byte.max(1); 32]);
     let initiator = || Initiator::new(Some(IDENTITY.authority()), [a, b]);
-    let respond = |act1: &[u8; ACT1_LEN]| Responder::respond(&IDENTITY, act1, [c, d]);
+    let respond = |act1: &[u8; ACT1_LEN]| answer(act1, [c, d]);
     match input.case {
         Case::InventedAct1(act1, mut garbage) => {
-            let (_, _, mut opener) = respond(&act1).expect("any 64 bytes are a key");
+            let (_, _, mut opener) = respond(&act1);
             let short = garbage.len() < 22;
             for _ in 0..2 {
                 assert_eq!(opener.next(&mut garbage, |_| usize::MAX).is_ok(), short);
@@ -80,18 +47,18 @@ fuzz_target!(|input: Input| {
         Case::DamagedAct1 { at, flip } => {
             let (initiator, mut act1) = initiator();
             act1[usize::from(at) % ACT1_LEN] ^= flip;
-            let (act2, ..) = respond(&act1).expect("any 64 bytes are a key");
+            let (act2, ..) = respond(&act1);
             assert_eq!(initiator.finish(&act2, NOW, 0).is_ok(), flip == 0);
         }
         Case::DamagedAct2 { at, flip } => {
             let (initiator, act1) = initiator();
-            let (mut act2, ..) = respond(&act1).expect("a good key");
+            let (mut act2, ..) = respond(&act1);
             act2[usize::from(at) % ACT2_LEN] ^= flip;
             assert_eq!(initiator.finish(&act2, NOW, 0).is_ok(), flip == 0);
         }
         Case::Clocks { now, tolerance } => {
             let (initiator, act1) = initiator();
-            let (act2, ..) = respond(&act1).expect("a good key");
+            let (act2, ..) = respond(&act1);
             let Validity { seconds, backdate } = Validity::default();
             let valid = (i64::from(NOW - backdate) - i64::from(tolerance))
                 ..=(i64::from(NOW + seconds) + i64::from(tolerance));
@@ -100,7 +67,7 @@ fuzz_target!(|input: Input| {
         }
         Case::Frames { frames, limit, damage, pieces } => {
             let (initiator, act1) = initiator();
-            let (act2, _, opener) = respond(&act1).expect("a good key");
+            let (act2, _, opener) = respond(&act1);
             let (sealer, ..) = initiator.finish(&act2, NOW, 0).expect("a good answer");
             transport(sealer, opener, &frames, limit, &damage, &pieces);
         }
@@ -115,18 +82,8 @@ fn transport(
     damage: &[(u16, u8)],
     pieces: &[u16],
 ) {
-    let frames: Vec<_> = frames.iter().take(8).map(Frame::bytes).collect();
-    let mut wire = Vec::new();
-    sealer.seal_all(&frames.concat(), &mut wire).expect("whole frames");
-    let sealed = wire.clone();
-    let len = wire.len().max(1);
-    for (at, flip) in damage {
-        if let Some(byte) = wire.get_mut(usize::from(*at) % len) {
-            *byte ^= flip;
-        }
-    }
     // Frames that end before the first damage must come out; nothing may come out of what follows.
-    let intact = wire.iter().zip(&sealed).take_while(|(a, b)| a == b).count();
+    let Damaged { frames, sealed, wire, intact } = Damaged::new(&mut sealer, frames, damage);
     let limit = limit.map_or(usize::MAX, usize::from);
 
     let (mut rest, mut buffer, mut opened, mut taken) = (&wire[..], Vec::new(), 0, 0);

@@ -2,11 +2,8 @@
 //! that were sent.
 #![no_main]
 
-use std::sync::LazyLock;
-
+use adit_fuzz::wire::{Damaged, Frame, connection};
 use adit_sv2::frame::{Header, payload_limit};
-use adit_sv2::keys::AuthoritySecretKey;
-use adit_sv2::noise::{Initiator, Opener, Responder, ResponderIdentity, Sealer, Validity};
 use adit_transport::{CloseReason, Event};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
@@ -18,13 +15,6 @@ use libfuzzer_sys::fuzz_target;
 mod reader;
 
 use reader::{Batch, Reader};
-
-const NOW: u32 = 1_700_000_000;
-
-static IDENTITY: LazyLock<ResponderIdentity> = LazyLock::new(|| {
-    let authority = AuthoritySecretKey::from_entropy([1; 32]).expect("a secret key");
-    ResponderIdentity::new(authority, Validity::default(), NOW, [[2; 32], [3; 32], [4; 32]])
-});
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -45,26 +35,6 @@ enum Sent {
     Lines(Vec<u8>),
 }
 
-#[derive(Arbitrary, Debug)]
-struct Frame {
-    extension_type: u16,
-    msg_type: u8,
-    payload: Vec<u8>,
-    /// The payload so many times, up to about three blocks.
-    repeat: u8,
-}
-
-impl Frame {
-    fn bytes(&self) -> Vec<u8> {
-        let most = 150_000 / self.payload.len().max(1);
-        let payload = self.payload.repeat(most.min(usize::from(self.repeat) * 16 + 1));
-        let msg_length = payload.len() as u32;
-        let (extension_type, msg_type) = (self.extension_type & 0x7fff, self.msg_type);
-        let header = Header { extension_type, channel_msg: false, msg_type, msg_length };
-        [&header.to_bytes()[..], &payload].concat()
-    }
-}
-
 /// A message as it was handed on: a frame with its header, or a line.
 type Message = Vec<u8>;
 
@@ -76,23 +46,15 @@ fuzz_target!(|input: Input| {
             assert_eq!(outcome, lines(bytes, limit));
         }
         Sent::Bytes(bytes) => {
-            same(|| Reader::frames(pair().1, limit), bytes, &input.pieces);
+            same(|| Reader::frames(connection().1, limit), bytes, &input.pieces);
         }
         Sent::Frames { frames, damage, missing } => {
-            let mut frames: Vec<_> = frames.iter().take(6).map(Frame::bytes).collect();
-            let mut wire = Vec::new();
-            pair().0.seal_all(&frames.concat(), &mut wire).expect("whole frames");
-            let mut first_damaged = wire.len();
-            for (at, flip) in damage.iter().take(4).filter(|(_, flip)| *flip != 0) {
-                if let Some(byte) = wire.get_mut(usize::from(*at)) {
-                    *byte ^= flip;
-                    first_damaged = first_damaged.min(usize::from(*at));
-                }
-            }
+            let sent = Damaged::new(&mut connection().0, frames, damage);
+            let Damaged { mut frames, mut wire, intact, .. } = sent;
             wire.truncate(wire.len() - usize::from(*missing).min(wire.len()));
-            let (read, end) = same(|| Reader::frames(pair().1, limit), &wire, &input.pieces);
+            let (read, end) = same(|| Reader::frames(connection().1, limit), &wire, &input.pieces);
             assert!(frames.starts_with(&read), "what was not sent");
-            if first_damaged >= wire.len() {
+            if intact >= wire.len() {
                 let allowed = |frame: &Message| {
                     let header = Header::parse(frame.first_chunk().expect("a header"));
                     header.msg_length as usize <= payload_limit(&header).min(limit)
@@ -106,15 +68,6 @@ fuzz_target!(|input: Input| {
         }
     }
 });
-
-/// The two ends of one and the same connection, each time.
-fn pair() -> (Sealer, Opener) {
-    let (initiator, act1) = Initiator::new(None, [[3; 32]; 2]);
-    let (act2, sealer, _) =
-        Responder::respond(&IDENTITY, &act1, [[4; 32]; 2]).expect("any 64 bytes are a key");
-    let (_, opener, _) = initiator.finish(&act2, NOW, 0).expect("a good answer");
-    (sealer, opener)
-}
 
 /// Reads bytes that arrive at once, byte by byte at their beginning and end, and in these pieces.
 fn same(

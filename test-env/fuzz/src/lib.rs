@@ -1,4 +1,9 @@
-//! What several fuzz targets need: work for channels, and cutting a file's bytes into parts.
+//! What several fuzz targets need: work for channels, frames behind a handshake, a node that answers anything, and
+//! cutting a file's bytes into parts.
+
+pub mod node;
+pub mod template;
+pub mod wire;
 
 use std::sync::Arc;
 
