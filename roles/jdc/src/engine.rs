@@ -20,7 +20,6 @@ mod names;
 mod open;
 mod pool;
 mod provider;
-mod setup;
 mod shares;
 mod source;
 mod status;
@@ -33,7 +32,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use adit_mining::{ExtranonceAllocator, Payouts, TemplateProviders};
+use adit_mining_server::Offer;
 use adit_service::ConfigError;
+use adit_sv2::tlv::WORKER_HASHRATE_TRACKING;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
 use crate::config::{Config, Mode, OnFailure};
@@ -132,6 +133,7 @@ struct Settings {
     max_channels_per_connection: usize,
     open_deadline: Duration,
     group_channels: bool,
+    offer: Offer,
     extranonce_size: u16,
     tokens: usize,
     token_max_age: Duration,
@@ -177,6 +179,13 @@ impl JdcEngine {
             max_channels_per_connection: config.channels.max_per_connection as usize,
             open_deadline: Duration::from_secs(config.channels.open_deadline_secs),
             group_channels: config.channels.group_channels,
+            // Miners below us do not bring their own jobs.
+            offer: Offer {
+                version_rolling: true,
+                work_selection: false,
+                supported_extensions: vec![WORKER_HASHRATE_TRACKING],
+                required_extensions: Vec::new(),
+            },
             extranonce_size: config.channels.extranonce_size,
             tokens: config.declaration.tokens,
             token_max_age: Duration::from_secs(config.declaration.token_max_age_secs),

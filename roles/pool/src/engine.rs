@@ -10,7 +10,6 @@ mod downstream;
 mod drain;
 mod open;
 mod prefixes;
-mod setup;
 mod shares;
 mod status;
 mod tally;
@@ -23,6 +22,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use adit_mining::{Grouping, JobFactory, Payouts, TemplateProviders};
+use adit_mining_server::Offer;
 use adit_service::ConfigError;
 use adit_transport::{Engine, Event, Now, Outbox, PeerId};
 
@@ -37,7 +37,6 @@ use custom::Declarations;
 use downstream::Miner;
 use drain::{Destination, Draining};
 use prefixes::Extranonces;
-use setup::Offer;
 use shares::Ledger;
 use upstream::Provider;
 use work::Bench;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use adit_sv2::frame::encode_frame;
 use adit_sv2::messages::mining::{
-    NewMiningJob, SetExtranoncePrefix, SetTarget, SubmitSharesSuccess,
+    NewMiningJob, OpenExtendedMiningChannelSuccess, OpenStandardMiningChannelSuccess,
+    SetExtranoncePrefix, SetTarget, SubmitSharesSuccess,
 };
 
 use super::jobs::{Active, JobTable, JobTableError, Solution};
@@ -307,6 +308,37 @@ impl ServerChannel {
     /// All prefixes that the channel holds, to be given back when it closes.
     pub fn prefixes(&self) -> impl Iterator<Item = &Extranonce> {
         std::iter::once(&self.options.extranonce_prefix).chain(&self.old_prefixes)
+    }
+
+    /// Appends the answer to the request that the channel was made for (spec 5.3.3 and 5.3.5). The
+    /// group must be set by then.
+    pub fn write_opened(&self, request_id: u32, out: &mut Vec<u8>) {
+        let group_channel_id = self.group_channel_id;
+        let (channel_id, target) = (self.options.id, self.options.target.to_le_bytes());
+        let extranonce_prefix = self.options.extranonce_prefix.as_field();
+        match self.options.kind {
+            ChannelKind::Standard => encode_frame(
+                &OpenStandardMiningChannelSuccess {
+                    request_id,
+                    channel_id,
+                    target,
+                    extranonce_prefix,
+                    group_channel_id,
+                },
+                out,
+            ),
+            ChannelKind::Extended => encode_frame(
+                &OpenExtendedMiningChannelSuccess {
+                    request_id,
+                    channel_id,
+                    target,
+                    extranonce_size: self.options.extranonce_size as u16,
+                    extranonce_prefix,
+                    group_channel_id,
+                },
+                out,
+            ),
+        }
     }
 
     /// Gives a channel its first work, or all work anew: appends the frames of a future job and of

@@ -4,32 +4,18 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_mining::{Channels, Grouping, Share, Target};
+use adit_mining_server::{ChannelRequest, Session, is_hash_rate, mining_message, reason};
 use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
-use adit_sv2::messages::DecodeError;
-use adit_sv2::messages::common::SetupConnection;
 use adit_sv2::messages::mining::{
     CloseChannel, Mining, SetCustomMiningJobError, UpdateChannel, UpdateChannelError,
 };
-use adit_sv2::tlv::EXTENSIONS_NEGOTIATION;
+use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, WORKER_HASHRATE_TRACKING};
 use adit_transport::{Event, Now, Outbox, PeerId};
 
 use super::channel::Channel;
-use super::open::OpenRequest;
-use super::setup::{Introduction, set_up};
 use super::shares::Submission;
 use super::{Core, Effect, JdcEngine};
-
-/// Why a miner's connection is closed; the transport counts them.
-pub(super) mod reason {
-    pub(in super::super) const LINE: &str = "line-on-a-frame-connection";
-    pub(in super::super) const MALFORMED: &str = "malformed-frame";
-    pub(in super::super) const UNEXPECTED: &str = "unexpected-message";
-    pub(in super::super) const NO_SETUP: &str = "message-before-setup-connection";
-    pub(in super::super) const SECOND_SETUP: &str = "second-setup-connection";
-    pub(in super::super) const REFUSED: &str = "setup-connection-refused";
-    pub(in super::super) const IDLE: &str = "no-channel-in-time";
-}
 
 /// One connection.
 #[derive(Debug)]
@@ -37,10 +23,10 @@ pub(super) struct Miner {
     pub(super) remote: SocketAddr,
     /// When it was opened, or lost its last channel.
     pub(super) idle_since: Instant,
-    pub(super) introduction: Option<Introduction>,
+    pub(super) session: Session,
     pub(super) channels: Channels<Channel>,
     /// Requests that wait for a first job.
-    pub(super) held: Vec<OpenRequest>,
+    pub(super) held: Vec<ChannelRequest>,
 }
 
 impl JdcEngine {
@@ -122,7 +108,7 @@ impl Miner {
         Self {
             remote,
             idle_since: now.instant,
-            introduction: None,
+            session: Session::default(),
             channels: Channels::new(Grouping::None),
             held: Vec::new(),
         }
@@ -138,46 +124,32 @@ impl Miner {
         now: Now,
         out: &mut Outbox<Effect>,
     ) -> Result<(), &'static str> {
-        let Some(introduction) = &mut self.introduction else {
-            let introduction = set_up(peer, header, payload, out)?;
-            let grouping = match (introduction.standard_jobs, core.settings.group_channels) {
+        let offer = &core.settings.offer;
+        if !self.session.is_set_up() {
+            self.session.set_up(peer, self.remote, (header, payload), offer, out)?;
+            let grouping = match (self.session.standard_jobs, core.settings.group_channels) {
                 (true, _) => Grouping::None,
                 (false, true) => Grouping::Broadcast,
                 (false, false) => Grouping::Named,
             };
             self.channels = Channels::new(grouping);
-            self.introduction = Some(introduction);
             return Ok(());
-        };
-        let standard_jobs = introduction.standard_jobs;
+        }
         match header.extension_type {
             0 => {}
             EXTENSIONS_NEGOTIATION => {
-                return introduction.request_extensions(peer, header, payload, out);
+                return self.session.request_extensions(peer, (header, payload), offer, out);
             }
             _ => {
                 self.forward_up(peer, header, payload, core, out);
                 return Ok(());
             }
         }
-        let (message, tlvs) = match Mining::decode(header, payload) {
-            Ok(decoded) => decoded,
-            Err(DecodeError::Unknown { msg_type: SetupConnection::TYPE, .. }) => {
-                return Err(reason::SECOND_SETUP);
-            }
-            Err(error @ DecodeError::Unknown { .. }) => {
-                tracing::debug!(%peer, %error, "message of another protocol");
-                return Err(reason::UNEXPECTED);
-            }
-            Err(error) => {
-                tracing::debug!(%peer, %error, "frame cannot be read");
-                return Err(reason::MALFORMED);
-            }
-        };
+        let (message, tlvs) = mining_message(peer, header, payload)?;
         match message {
             Mining::SubmitSharesExtended(m) => {
                 // TLVs mean something only where their extension was negotiated (spec 3.4.3).
-                let named = introduction.worker_names.then_some(tlvs);
+                let named = self.session.has_extension(WORKER_HASHRATE_TRACKING).then_some(tlvs);
                 match named.map_or(Ok(None), |tlvs| tlvs.user_identity()) {
                     Ok(name) => {
                         let (channel_id, share) = (m.channel_id, Share::from(&m));
@@ -193,11 +165,11 @@ impl Miner {
                 self.share(peer, &submission, core, now, out);
             }
             Mining::OpenStandardMiningChannel(m) => {
-                let request = OpenRequest::standard(&m);
+                let request = ChannelRequest::standard(&m);
                 self.open(peer, m.request_id, request, core, now, out);
             }
             Mining::OpenExtendedMiningChannel(m) => {
-                let request = OpenRequest::extended(&m, standard_jobs);
+                let request = ChannelRequest::extended(&m, self.session.standard_jobs);
                 self.open(peer, m.request_id, request, core, now, out);
             }
             Mining::UpdateChannel(m) => self.update_channel(peer, &m, core, now, out),
@@ -229,7 +201,7 @@ impl Miner {
         let hash_rate = f64::from(message.nominal_hash_rate);
         let code = match self.channels.get_mut(channel_id) {
             None => "invalid-channel-id",
-            Some(_) if !OpenRequest::is_hash_rate(hash_rate) => "invalid-nominal-hashrate",
+            Some(_) if !is_hash_rate(hash_rate) => "invalid-nominal-hashrate",
             Some(_) if !core.accepts_max_target(max_target) => "max-target-out-of-range",
             Some(channel) => {
                 core.rates_changed = true;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use adit_mining_server::{LinkState, REFUSED, setup_connection};
 use adit_sv2::codec::{B016M, Seq064K, Str0255};
 use adit_sv2::frame::Header;
 use adit_sv2::keys::Sv2Url;
@@ -13,7 +14,7 @@ use adit_sv2::messages::job_declaration::{
 };
 use adit_transport::{Event, Now, Outbox, PeerId};
 
-use super::provider::{REFUSED, State, answer_to_setup, setup_connection};
+use super::provider::{PROGRAM, answer_to_setup};
 use super::{Core, Effect};
 use crate::config::Mode;
 
@@ -23,7 +24,7 @@ pub(super) struct Jds {
     /// `host:port`.
     pub(super) name: String,
     url: Sv2Url,
-    pub(super) state: State,
+    pub(super) state: LinkState,
     /// It was tried to connect, or it was lost.
     pub(super) tried: bool,
     /// Not used yet, oldest first.
@@ -45,7 +46,7 @@ impl Jds {
         Self {
             name: url.host_port(),
             url: url.clone(),
-            state: State::Down("not connected yet".to_owned()),
+            state: LinkState::default(),
             tried: false,
             tokens: VecDeque::new(),
             asked: Vec::new(),
@@ -95,9 +96,12 @@ impl Core {
                     self.lose_jds(index, "replaced by a newer connection");
                 }
                 let jds = &mut self.upstreams[index].jds;
-                jds.state = State::SettingUp(peer, now.instant);
+                jds.state = LinkState::SettingUp(peer, now.instant);
                 let flags = if full { DECLARE_TX_DATA } else { 0 };
-                out.send(peer, &setup_connection(PROTOCOL_JOB_DECLARATION, flags, &jds.url));
+                out.send(
+                    peer,
+                    &setup_connection(PROGRAM, PROTOCOL_JOB_DECLARATION, flags, &jds.url),
+                );
             }
             _ if jds.state.peer() != Some(peer) => {}
             Event::Frame(header, payload) => {
@@ -119,7 +123,7 @@ impl Core {
         let jds = &mut self.upstreams[index].jds;
         let Some(peer) = jds.state.peer() else { return };
         let late = |since: Instant| now.instant.duration_since(since) >= timeout;
-        if jds.state.is_overdue(now) {
+        if jds.state.overdue(now).is_some() {
             out.close(peer, "no-answer-to-setup-connection");
             self.lose_jds(index, "no answer to SetupConnection");
         } else if jds.asked.iter().any(|(_, since)| late(*since)) {
@@ -143,7 +147,7 @@ impl Core {
         let jds = &mut upstream.jds;
         tracing::warn!(jds = jds.name, reason, "JDS lost");
         self.metrics.connected("jds", &jds.name, false);
-        jds.state = State::Down(reason.to_owned());
+        jds.state = LinkState::Down(reason.to_owned());
         jds.tried = true;
         // The next process may not know them.
         jds.tokens.clear();
@@ -169,7 +173,7 @@ impl Core {
         if jds.state.ready().is_none() {
             match answer_to_setup(&jds.name, header, payload)? {
                 Ok(_flags) => {
-                    jds.state = State::Ready(peer);
+                    jds.state = LinkState::Ready(peer);
                     tracing::info!(jds = jds.name, "connected to the JDS");
                     self.metrics.connected("jds", &jds.name, true);
                     self.restock(index, now, out);

@@ -5,12 +5,10 @@
 //! channels towards every limit.
 
 use adit_mining::channel::ChannelOptions;
-use adit_mining::{ChannelKind, Grouping, ServerChannel, Target};
+use adit_mining::{ChannelKind, Grouping, ServerChannel};
+use adit_mining_server::ChannelRequest;
 use adit_sv2::codec::Str0255;
-use adit_sv2::messages::mining::{
-    OpenExtendedMiningChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
-    OpenStandardMiningChannel, OpenStandardMiningChannelSuccess,
-};
+use adit_sv2::messages::mining::OpenMiningChannelError;
 use adit_transport::{Now, Outbox, PeerId};
 
 use super::channel::Channel;
@@ -21,73 +19,13 @@ use super::{Core, Effect, SLICE_LEN};
 /// work, 16 MiB.
 const MAX_SHARES_PER_JOB: usize = 1 << 20;
 
-/// A request that is in order.
-#[derive(Clone, Debug)]
-pub(super) struct OpenRequest {
-    request_id: u32,
-    kind: ChannelKind,
-    identity: String,
-    /// Hashes per second; 0 if not known.
-    pub(super) hash_rate: f64,
-    max_target: Target,
-    /// What the miner rolls.
-    extranonce_size: usize,
-}
-
-impl OpenRequest {
-    /// Checks a request; an error is its code.
-    pub(super) fn standard(message: &OpenStandardMiningChannel<'_>) -> Result<Self, &'static str> {
-        let identity = std::str::from_utf8(message.user_identity.as_bytes()).ok();
-        let identity = identity.filter(|text| !text.contains(char::is_control));
-        let hash_rate = f64::from(message.nominal_hash_rate);
-        if !Self::is_hash_rate(hash_rate) {
-            return Err("invalid-nominal-hashrate");
-        }
-        Ok(Self {
-            request_id: message.request_id,
-            kind: ChannelKind::Standard,
-            identity: identity.ok_or("invalid-user-identity")?.to_owned(),
-            hash_rate,
-            max_target: Target::from_le_bytes(message.max_target),
-            extranonce_size: 0,
-        })
-    }
-
-    /// Checks a request; an error is its code.
-    pub(super) fn extended(
-        message: &OpenExtendedMiningChannel<'_>,
-        standard_jobs: bool,
-    ) -> Result<Self, &'static str> {
-        let OpenExtendedMiningChannel {
-            request_id,
-            user_identity,
-            nominal_hash_rate,
-            max_target,
-            min_extranonce_size,
-        } = *message;
-        if standard_jobs {
-            return Err("extended-channels-not-supported-for-standard-jobs");
-        }
-        let common =
-            OpenStandardMiningChannel { request_id, user_identity, nominal_hash_rate, max_target };
-        let extranonce_size = usize::from(min_extranonce_size);
-        let request = Self::standard(&common)?;
-        Ok(Self { kind: ChannelKind::Extended, extranonce_size, ..request })
-    }
-
-    /// Whether a hashrate is a number that a device can have.
-    pub(super) fn is_hash_rate(hash_rate: f64) -> bool {
-        hash_rate.is_finite() && hash_rate >= 0.0
-    }
-}
-
 impl Miner {
     /// Answers a request, or holds it until there is work.
     pub(super) fn open(
         &mut self,
         peer: PeerId,
         request_id: u32,
-        request: Result<OpenRequest, &'static str>,
+        request: Result<ChannelRequest, &'static str>,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
@@ -131,7 +69,7 @@ impl Miner {
     fn open_now(
         &mut self,
         peer: PeerId,
-        request: &OpenRequest,
+        request: &ChannelRequest,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
@@ -165,32 +103,8 @@ impl Miner {
             max_target: request.max_target,
             max_shares_per_job: MAX_SHARES_PER_JOB,
         });
-        let target = server.target().to_le_bytes();
-        let (request_id, channel_id) = (request.request_id, id);
-        let prefix = extranonce_prefix.as_field();
-        match request.kind {
-            ChannelKind::Standard => out.send(
-                peer,
-                &OpenStandardMiningChannelSuccess {
-                    request_id,
-                    channel_id,
-                    target,
-                    extranonce_prefix: prefix,
-                    group_channel_id,
-                },
-            ),
-            ChannelKind::Extended => out.send(
-                peer,
-                &OpenExtendedMiningChannelSuccess {
-                    request_id,
-                    channel_id,
-                    target,
-                    extranonce_size: request.extranonce_size as u16,
-                    extranonce_prefix: prefix,
-                    group_channel_id,
-                },
-            ),
-        }
+        server.set_group_channel_id(group_channel_id);
+        out.say(peer, |bytes| server.write_opened(request.request_id, bytes));
         if let Some(claim) = core.desk.current_mut()
             && let Some(job) = claim.job(full_size)
         {

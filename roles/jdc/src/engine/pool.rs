@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use adit_mining::{Job, Target, Tip};
+use adit_mining_server::{LinkState, REFUSED, SETUP_DEADLINE, setup_connection};
 use adit_sv2::codec::{B032, Str0255};
 use adit_sv2::frame::Header;
 use adit_sv2::keys::Sv2Url;
@@ -18,7 +19,7 @@ use adit_transport::{DialTarget, Event, Now, Outbox, PeerId};
 
 use super::extensions::Forwarded;
 use super::names::Negotiation;
-use super::provider::{REFUSED, State, answer_to_setup, setup_connection};
+use super::provider::{PROGRAM, answer_to_setup};
 use super::shares::Onward;
 use super::source::Source;
 use super::upstream::Layout;
@@ -32,7 +33,7 @@ pub(super) struct Pool {
     pub(super) url: Sv2Url,
     /// Where it asked us to connect, once.
     redirect: Option<DialTarget>,
-    pub(super) state: State,
+    pub(super) state: LinkState,
     /// It was tried to connect, or it was lost.
     pub(super) tried: bool,
     /// The connection does not say that we bring our own jobs: some pools give theirs only then.
@@ -100,7 +101,7 @@ impl Pool {
             name: url.host_port(),
             url: url.clone(),
             redirect: None,
-            state: State::Down("not connected yet".to_owned()),
+            state: LinkState::default(),
             tried: false,
             plain: false,
             names: Negotiation::default(),
@@ -152,9 +153,9 @@ impl Core {
                     self.lose_pool(index, "replaced by a newer connection");
                 }
                 let pool = &mut self.upstreams[index].pool;
-                pool.state = State::SettingUp(peer, now.instant);
+                pool.state = LinkState::SettingUp(peer, now.instant);
                 let flags = if pool.plain { 0 } else { REQUIRES_WORK_SELECTION };
-                out.send(peer, &setup_connection(PROTOCOL_MINING, flags, &pool.url));
+                out.send(peer, &setup_connection(PROGRAM, PROTOCOL_MINING, flags, &pool.url));
             }
             _ if pool.state.peer() != Some(peer) => {}
             Event::Frame(header, payload) if header.extension_type == EXTENSIONS_NEGOTIATION => {
@@ -187,11 +188,10 @@ impl Core {
 
     pub(super) fn pool_tick(&mut self, index: usize, now: Now, out: &mut Outbox<Effect>) {
         self.names_tick(index, now, out);
-        let late =
-            |since: Instant| now.instant.duration_since(since) >= super::provider::SETUP_DEADLINE;
+        let late = |since: Instant| now.instant.duration_since(since) >= SETUP_DEADLINE;
         let pool = &self.upstreams[index].pool;
         if let Some(peer) = pool.state.peer() {
-            let reason = if pool.state.is_overdue(now) {
+            let reason = if pool.state.overdue(now).is_some() {
                 Some("no-answer-to-setup-connection")
             } else if pool.opening.is_some_and(late) {
                 Some("no-answer-to-open-channel")
@@ -219,7 +219,7 @@ impl Core {
         let pool = &mut self.upstreams[index].pool;
         tracing::warn!(pool = pool.name, reason, "pool lost");
         self.metrics.connected("pool", &pool.name, false);
-        pool.state = State::Down(reason.to_owned());
+        pool.state = LinkState::Down(reason.to_owned());
         (pool.tried, pool.opening) = (true, None);
         pool.names.lost();
         if let Some(channel) = pool.channel.take() {
@@ -243,7 +243,7 @@ impl Core {
         if pool.state.ready().is_none() {
             match answer_to_setup(&pool.name, header, payload)? {
                 Ok(flags) => {
-                    pool.state = State::Ready(peer);
+                    pool.state = LinkState::Ready(peer);
                     pool.fixed_version = flags & REQUIRES_FIXED_VERSION != 0;
                     tracing::info!(pool = pool.name, "connected to the pool");
                     self.metrics.connected("pool", &pool.name, true);

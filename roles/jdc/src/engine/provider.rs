@@ -1,16 +1,12 @@
 //! Template providers: all are kept connected, the work of one is in force ([`adit_mining::TemplateProviders`] chooses).
 //! While none has work, miners keep what they have.
 
-use std::time::{Duration, Instant};
-
 use adit_mining::TemplateEvent;
 use adit_mining::providers::Chosen;
-use adit_sv2::codec::Str0255;
+use adit_mining_server::{LinkState, REFUSED, setup_connection};
 use adit_sv2::frame::Header;
 use adit_sv2::keys::Sv2Url;
-use adit_sv2::messages::common::{
-    Common, PROTOCOL_TEMPLATE_DISTRIBUTION, PROTOCOL_VERSION, SetupConnection,
-};
+use adit_sv2::messages::common::{Common, PROTOCOL_TEMPLATE_DISTRIBUTION};
 use adit_sv2::messages::template_distribution::{CoinbaseOutputConstraints, TemplateDistribution};
 use adit_transport::{Event, Now, Outbox, PeerId};
 
@@ -22,94 +18,20 @@ pub(super) struct Provider {
     /// `host:port` as configured: its name in logs, metrics and kept blocks.
     pub(super) name: String,
     url: Sv2Url,
-    pub(super) state: State,
+    pub(super) state: LinkState,
     /// When the last template came, milliseconds since 1970.
     pub(super) last_template_unix_ms: Option<u64>,
     /// What it was told last that we add to a coinbase: bytes and sigops.
     pub(super) told: Option<(u32, u16)>,
 }
 
-/// How far the connection is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum State {
-    /// There is none, for this reason.
-    Down(String),
-    /// `SetupConnection` is sent.
-    SettingUp(PeerId, Instant),
-    /// It may be asked for things.
-    Ready(PeerId),
-}
-
-/// Why the connection to a peer that refuses us is closed.
-pub(super) const REFUSED: &str = "setup-connection-refused";
-/// For an answer to `SetupConnection`.
-pub(super) const SETUP_DEADLINE: Duration = Duration::from_secs(10);
-
-impl State {
-    pub(super) fn peer(&self) -> Option<PeerId> {
-        match self {
-            Self::Ready(peer) | Self::SettingUp(peer, _) => Some(*peer),
-            Self::Down(_) => None,
-        }
-    }
-
-    /// The connection, where it takes messages.
-    pub(super) fn ready(&self) -> Option<PeerId> {
-        match self {
-            Self::Ready(peer) => Some(*peer),
-            Self::Down(_) | Self::SettingUp(..) => None,
-        }
-    }
-
-    /// Whether there is no answer to `SetupConnection` for too long.
-    pub(super) fn is_overdue(&self, now: Now) -> bool {
-        matches!(self, Self::SettingUp(_, since) if now.instant.duration_since(*since) >= SETUP_DEADLINE)
-    }
-
-    /// For people.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Self::Down(reason) => format!("down: {reason}"),
-            Self::SettingUp(..) => "setting up".to_owned(),
-            Self::Ready(_) => "ready".to_owned(),
-        }
-    }
-
-    /// What the dialler says of a connection that is not there. Of a peer that refuses us more is known than that.
-    pub(super) fn unreachable(&mut self, reason: &str) {
-        if let Self::Down(known) = self
-            && reason != REFUSED
-        {
-            reason.clone_into(known);
-        }
-    }
-}
-
-/// Our `SetupConnection` to a server.
-pub(super) fn setup_connection(protocol: u8, flags: u32, url: &Sv2Url) -> SetupConnection<'_> {
-    SetupConnection {
-        protocol,
-        min_version: PROTOCOL_VERSION,
-        max_version: PROTOCOL_VERSION,
-        flags,
-        endpoint_host: Str0255::cut(&url.host),
-        endpoint_port: url.port,
-        vendor: Str0255::cut("adit"),
-        hardware_version: Str0255::cut("adit-jdc"),
-        firmware: Str0255::cut(concat!("adit-jdc ", env!("CARGO_PKG_VERSION"))),
-        device_id: Str0255::default(),
-    }
-}
+/// Name and version that servers are told.
+pub(super) const PROGRAM: (&str, &str) =
+    ("adit-jdc", concat!("adit-jdc ", env!("CARGO_PKG_VERSION")));
 
 impl Provider {
     pub(super) fn new(name: String, url: Sv2Url) -> Self {
-        Self {
-            name,
-            url,
-            state: State::Down("not connected yet".to_owned()),
-            last_template_unix_ms: None,
-            told: None,
-        }
+        Self { name, url, state: LinkState::default(), last_template_unix_ms: None, told: None }
     }
 
     /// The connection, where it may be asked for things: not before it was told what we add to coinbases (spec 7).
@@ -135,8 +57,9 @@ impl Core {
                     self.lose_provider(index, "replaced by a newer connection");
                 }
                 let provider = &mut self.providers[index];
-                provider.state = State::SettingUp(peer, now.instant);
-                out.send(peer, &setup_connection(PROTOCOL_TEMPLATE_DISTRIBUTION, 0, &provider.url));
+                provider.state = LinkState::SettingUp(peer, now.instant);
+                let protocol = PROTOCOL_TEMPLATE_DISTRIBUTION;
+                out.send(peer, &setup_connection(PROGRAM, protocol, 0, &provider.url));
             }
             _ if provider.state.peer() != Some(peer) => {}
             Event::Frame(header, payload) => {
@@ -155,8 +78,7 @@ impl Core {
 
     pub(super) fn provider_tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
         for index in 0..self.providers.len() {
-            let state = &self.providers[index].state;
-            if let Some(peer) = state.peer().filter(|_| state.is_overdue(now)) {
+            if let Some(peer) = self.providers[index].state.overdue(now) {
                 out.close(peer, "no-answer-to-setup-connection");
                 self.lose_provider(index, "no answer to SetupConnection");
             }
@@ -211,7 +133,7 @@ impl Core {
         if provider.state.ready().is_none() {
             match answer_to_setup(&provider.name, header, payload)? {
                 Ok(_flags) => {
-                    provider.state = State::Ready(peer);
+                    provider.state = LinkState::Ready(peer);
                     provider.told = None;
                     tracing::info!(provider = provider.name, "connected to the template provider");
                     self.metrics.connected("template-provider", &provider.name, true);
@@ -273,7 +195,7 @@ impl Core {
         let provider = &mut self.providers[index];
         tracing::warn!(provider = provider.name, reason, "template provider lost");
         self.metrics.connected("template-provider", &provider.name, false);
-        provider.state = State::Down(reason.to_owned());
+        provider.state = LinkState::Down(reason.to_owned());
         self.templates.disconnected(index);
     }
 }

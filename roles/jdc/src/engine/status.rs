@@ -179,7 +179,7 @@ impl Channel {
         json!({
             "connection": peer.0,
             "remote": miner.remote.to_string(),
-            "vendor": miner.introduction.as_ref().map(|introduction| introduction.vendor.clone()),
+            "vendor": miner.session.vendor,
             "id": server.id(),
             "group": server.group_channel_id(),
             "kind": match server.kind() {

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use adit_mining::coinbase::{Outputs, script_sigops, split_outputs};
 use adit_mining::{Extranonce, Payouts};
+use adit_mining_server::LinkState;
 use adit_transport::{Now, Outbox};
 
 use super::jds::Jds;
 use super::pool::Pool;
-use super::provider::State;
 use super::{Core, Effect, JdcEngine, Link};
 use crate::config;
 
@@ -127,8 +127,8 @@ impl Upstream {
             return trouble.reason.clone();
         }
         let pool = match (&self.pool.state, &self.pool.channel) {
-            (State::Ready(_), Some(_)) => None,
-            (State::Ready(_), None) => Some("opening a channel".to_owned()),
+            (LinkState::Ready(_), Some(_)) => None,
+            (LinkState::Ready(_), None) => Some("opening a channel".to_owned()),
             (state, _) => Some(state.describe()),
         };
         let jds = self.jds.state.ready().is_none().then(|| self.jds.state.describe());

@@ -205,7 +205,7 @@ impl Pending {
         let peer = providers
             .iter()
             .find(|provider| provider.name == block.template_provider)
-            .and_then(Provider::ready);
+            .and_then(|provider| provider.state.ready());
         let (Some(peer), Ok(coinbase_tx)) = (peer, B064K::new(&block.coinbase_tx)) else { return };
         let message = SubmitSolution {
             template_id: block.template_id,

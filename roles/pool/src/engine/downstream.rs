@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use adit_mining::channel::Retargeted;
 use adit_mining::{Channels, Grouping, Share, Target};
+use adit_mining_server::{ChannelRequest, Session, is_hash_rate, mining_message, reason};
 use adit_sv2::codec::Str0255;
 use adit_sv2::frame::Header;
-use adit_sv2::messages::DecodeError;
-use adit_sv2::messages::common::SetupConnection;
 use adit_sv2::messages::mining::{
     CloseChannel, Mining, SubmitSharesExtended, UpdateChannel, UpdateChannelError,
 };
@@ -17,23 +16,10 @@ use adit_transport::{Event, Now, Outbox, PeerId};
 
 use super::channel::Channel;
 use super::custom::Custom;
-use super::open::OpenRequest;
-use super::setup::Session;
+use super::open;
 use super::shares::Submission;
 use super::{Core, Effect, PoolEngine};
 use crate::metrics::Census;
-
-/// Why a miner's connection is closed; the transport counts them.
-pub(super) mod reason {
-    pub(in super::super) const LINE: &str = "line-on-a-frame-connection";
-    pub(in super::super) const MALFORMED: &str = "malformed-frame";
-    pub(in super::super) const UNEXPECTED: &str = "unexpected-message";
-    pub(in super::super) const NO_SETUP: &str = "message-before-setup-connection";
-    pub(in super::super) const SECOND_SETUP: &str = "second-setup-connection";
-    pub(in super::super) const REFUSED: &str = "setup-connection-refused";
-    pub(in super::super) const IDLE: &str = "no-channel-in-time";
-    pub(in super::super) const NO_EXTENSION: &str = "required-extension-missing";
-}
 
 /// One connection.
 #[derive(Debug)]
@@ -47,7 +33,7 @@ pub(super) struct Miner {
     pub(super) channels: Channels<Channel>,
     pub(super) custom: Custom,
     /// Requests that wait for a first template.
-    pub(super) held: Vec<OpenRequest>,
+    pub(super) held: Vec<ChannelRequest>,
 }
 
 impl PoolEngine {
@@ -173,20 +159,7 @@ impl Miner {
             // It was told, or did not ask, and goes on all the same (extension 0x0001, section 4).
             return Err(reason::NO_EXTENSION);
         }
-        let (message, tlvs) = match Mining::decode(header, payload) {
-            Ok(decoded) => decoded,
-            Err(DecodeError::Unknown { msg_type: SetupConnection::TYPE, .. }) => {
-                return Err(reason::SECOND_SETUP);
-            }
-            Err(error @ DecodeError::Unknown { .. }) => {
-                tracing::debug!(%peer, %error, "message of another protocol");
-                return Err(reason::UNEXPECTED);
-            }
-            Err(error) => {
-                tracing::debug!(%peer, %error, "frame cannot be read");
-                return Err(reason::MALFORMED);
-            }
-        };
+        let (message, tlvs) = mining_message(peer, header, payload)?;
         match message {
             Mining::SubmitSharesExtended(m) => {
                 let submission = self.submission(&m, tlvs);
@@ -198,11 +171,11 @@ impl Miner {
                 self.share(peer, &submission, core, now, out);
             }
             Mining::OpenStandardMiningChannel(m) => {
-                let request = OpenRequest::standard(&m, self.session.work_selection);
+                let request = open::standard(&m, self.session.work_selection);
                 self.open(peer, m.request_id, request, core, now, out);
             }
             Mining::OpenExtendedMiningChannel(m) => {
-                let request = OpenRequest::extended(&m, self.session.standard_jobs);
+                let request = open::extended(&m, self.session.standard_jobs);
                 self.open(peer, m.request_id, request, core, now, out);
             }
             Mining::UpdateChannel(m) => self.update_channel(peer, &m, core, now, out),
@@ -239,7 +212,7 @@ impl Miner {
         let hash_rate = f64::from(message.nominal_hash_rate);
         let code = match self.channels.get_mut(channel_id) {
             None => "invalid-channel-id",
-            Some(_) if !OpenRequest::is_hash_rate(hash_rate) => "invalid-nominal-hashrate",
+            Some(_) if !is_hash_rate(hash_rate) => "invalid-nominal-hashrate",
             Some(_) if !core.accepts_max_target(max_target) => "max-target-out-of-range",
             Some(channel) => {
                 return channel.update(peer, hash_rate, max_target, core, now, out);

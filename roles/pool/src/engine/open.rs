@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use adit_mining::channel::ChannelOptions;
 use adit_mining::extranonce::MAX_EXTRANONCE_LEN;
-use adit_mining::{ChannelKind, Grouping, ServerChannel, Target};
+use adit_mining::{ChannelKind, Grouping, ServerChannel};
+use adit_mining_server::ChannelRequest;
 use adit_sv2::codec::Str0255;
 use adit_sv2::messages::mining::{
-    OpenExtendedMiningChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
-    OpenStandardMiningChannel, OpenStandardMiningChannelSuccess,
+    OpenExtendedMiningChannel, OpenMiningChannelError, OpenStandardMiningChannel,
 };
 use adit_transport::{Now, Outbox, PeerId};
 
@@ -29,89 +29,41 @@ const MAX_EXTRANONCE_SIZE: u16 = 16;
 /// work, 16 MiB. At 30,000 shares a second on one channel, 35 seconds.
 const MAX_SHARES_PER_JOB: usize = 1 << 20;
 
-/// A request that is in order.
-#[derive(Clone, Debug)]
-pub(super) struct OpenRequest {
-    request_id: u32,
-    kind: ChannelKind,
-    identity: Arc<Identity>,
-    /// Hashes per second; 0 if not known.
-    hash_rate: f64,
-    max_target: Target,
-    /// What the client rolls.
-    extranonce_size: usize,
+/// Checks a request; an error is its code.
+pub(super) fn standard(
+    message: &OpenStandardMiningChannel<'_>,
+    work_selection: bool,
+) -> Result<ChannelRequest, &'static str> {
+    if work_selection {
+        return Err("standard-channels-not-supported-for-custom-work");
+    }
+    of_an_account(ChannelRequest::standard(message)?)
 }
 
-impl OpenRequest {
-    /// Checks a request; an error is its code.
-    pub(super) fn standard(
-        message: &OpenStandardMiningChannel<'_>,
-        work_selection: bool,
-    ) -> Result<Self, &'static str> {
-        if work_selection {
-            return Err("standard-channels-not-supported-for-custom-work");
-        }
-        Self::new(message, ChannelKind::Standard, 0)
+/// Checks a request; an error is its code.
+pub(super) fn extended(
+    message: &OpenExtendedMiningChannel<'_>,
+    standard_jobs: bool,
+) -> Result<ChannelRequest, &'static str> {
+    let request = ChannelRequest::extended(message, standard_jobs)?;
+    if message.min_extranonce_size > MAX_EXTRANONCE_SIZE {
+        return Err("min-extranonce-size-too-large");
     }
+    of_an_account(request)
+}
 
-    /// Checks a request; an error is its code.
-    pub(super) fn extended(
-        message: &OpenExtendedMiningChannel<'_>,
-        standard_jobs: bool,
-    ) -> Result<Self, &'static str> {
-        let OpenExtendedMiningChannel {
-            request_id,
-            user_identity,
-            nominal_hash_rate,
-            max_target,
-            min_extranonce_size,
-        } = *message;
-        if standard_jobs {
-            return Err("extended-channels-not-supported-for-standard-jobs");
-        }
-        if min_extranonce_size > MAX_EXTRANONCE_SIZE {
-            return Err("min-extranonce-size-too-large");
-        }
-        let size = usize::from(min_extranonce_size);
-        let common =
-            OpenStandardMiningChannel { request_id, user_identity, nominal_hash_rate, max_target };
-        Self::new(&common, ChannelKind::Extended, size)
-    }
-
-    /// Whether a hashrate is a number that a device can have.
-    pub(super) fn is_hash_rate(hash_rate: f64) -> bool {
-        hash_rate.is_finite() && hash_rate >= 0.0
-    }
-
-    fn new(
-        message: &OpenStandardMiningChannel<'_>,
-        kind: ChannelKind,
-        extranonce_size: usize,
-    ) -> Result<Self, &'static str> {
-        let identity = identity(&message.user_identity).ok_or("invalid-user-identity")?;
-        let hash_rate = f64::from(message.nominal_hash_rate);
-        if !Self::is_hash_rate(hash_rate) {
-            return Err("invalid-nominal-hashrate");
-        }
-        let max_target = Target::from_le_bytes(message.max_target);
-        let request_id = message.request_id;
-        Ok(Self {
-            request_id,
-            kind,
-            identity: Arc::new(identity),
-            hash_rate,
-            max_target,
-            extranonce_size,
-        })
+/// Somebody must be credited.
+fn of_an_account(request: ChannelRequest) -> Result<ChannelRequest, &'static str> {
+    match identity(&request.identity).account.is_empty() {
+        true => Err("invalid-user-identity"),
+        false => Ok(request),
     }
 }
 
 /// `account` or `account.worker`.
-fn identity(user_identity: &Str0255<'_>) -> Option<Identity> {
-    let text = std::str::from_utf8(user_identity.as_bytes()).ok()?;
-    let (account, worker) = text.split_once('.').unwrap_or((text, ""));
-    let clean = !account.is_empty() && !text.contains(char::is_control);
-    clean.then(|| Identity { account: account.to_owned(), worker: worker.to_owned() })
+fn identity(user_identity: &str) -> Identity {
+    let (account, worker) = user_identity.split_once('.').unwrap_or((user_identity, ""));
+    Identity { account: account.to_owned(), worker: worker.to_owned() }
 }
 
 impl Miner {
@@ -120,7 +72,7 @@ impl Miner {
         &mut self,
         peer: PeerId,
         request_id: u32,
-        request: Result<OpenRequest, &'static str>,
+        request: Result<ChannelRequest, &'static str>,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
@@ -160,7 +112,7 @@ impl Miner {
     fn open_now(
         &mut self,
         peer: PeerId,
-        request: &OpenRequest,
+        request: &ChannelRequest,
         core: &mut Core,
         now: Now,
         out: &mut Outbox<Effect>,
@@ -201,34 +153,12 @@ impl Miner {
         if self.session.work_selection {
             server.expect_custom_jobs();
         }
-        let target = server.target().to_le_bytes();
-        match request.kind {
-            ChannelKind::Standard => out.send(
-                peer,
-                &OpenStandardMiningChannelSuccess {
-                    request_id: request.request_id,
-                    channel_id: id,
-                    target,
-                    extranonce_prefix: extranonce_prefix.as_field(),
-                    group_channel_id,
-                },
-            ),
-            ChannelKind::Extended => out.send(
-                peer,
-                &OpenExtendedMiningChannelSuccess {
-                    request_id: request.request_id,
-                    channel_id: id,
-                    target,
-                    extranonce_size: request.extranonce_size as u16,
-                    extranonce_prefix: extranonce_prefix.as_field(),
-                    group_channel_id,
-                },
-            ),
-        }
+        out.say(peer, |bytes| server.write_opened(request.request_id, bytes));
         core.bench.send_newest(peer, &mut server, out);
-        tracing::debug!(%peer, id, identity = %request.identity, kind = ?request.kind, "channel opened");
+        let identity = identity(&request.identity);
+        tracing::debug!(%peer, id, %identity, kind = ?request.kind, "channel opened");
         core.metrics.channel_opened(request.kind);
-        let channel = Channel::new(server, request.identity.clone(), request.hash_rate, core, now);
+        let channel = Channel::new(server, Arc::new(identity), request.hash_rate, core, now);
         self.channels.insert(channel);
         self.regroup_opened(peer, out);
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use adit_mining::channel::ChannelKind;
 use adit_mining::{BlockHash, target::work_to_difficulty};
+use adit_mining_server::LinkState;
 use adit_transport::{Now, PeerId};
 use serde_json::{Map, Value, json};
 
@@ -11,7 +12,6 @@ use super::PoolEngine;
 use super::channel::Channel;
 use super::downstream::Miner;
 use super::tally::{Tally, Worker};
-use super::upstream::State;
 use crate::metrics::Refusal;
 use crate::store::Identity;
 
@@ -45,14 +45,14 @@ struct WorkerSum {
 impl PoolEngine {
     /// Whether the pool can do its job, and if not, what it waits for.
     pub fn readiness(&self) -> Readiness {
-        let waits = |(name, state): (&str, &State)| match state {
-            State::Down(reason) => format!("waiting for template provider {name}: {reason}"),
-            State::SettingUp(..) | State::Ready(_) => {
+        let waits = |(name, state): (&str, &LinkState)| match state {
+            LinkState::Down(reason) => format!("waiting for template provider {name}: {reason}"),
+            LinkState::SettingUp(..) | LinkState::Ready(_) => {
                 format!("waiting for an answer of template provider {name}")
             }
         };
         let met = |met: bool, unmet: &dyn Fn() -> String| if met { Ok(()) } else { Err(unmet()) };
-        let connected = self.providers.iter().any(|provider| provider.ready().is_some());
+        let connected = self.providers.iter().any(|provider| provider.state.ready().is_some());
         let reasons = || {
             let all =
                 self.providers.iter().map(|provider| waits((&provider.name, &provider.state)));
@@ -78,10 +78,10 @@ impl PoolEngine {
                 "address": provider.name,
                 "in_use": self.templates.in_use() == Some(index),
                 "state": match &provider.state {
-                    State::Down(reason) => format!("down: {reason}"),
-                    State::SettingUp(..) => "setting up".to_owned(),
-                    State::Ready(_) if self.templates.has_fresh_work(index) => "ready".to_owned(),
-                    State::Ready(_) => "connected, no template yet".to_owned(),
+                    LinkState::Down(reason) => format!("down: {reason}"),
+                    LinkState::SettingUp(..) => "setting up".to_owned(),
+                    LinkState::Ready(_) if self.templates.has_fresh_work(index) => "ready".to_owned(),
+                    LinkState::Ready(_) => "connected, no template yet".to_owned(),
                 },
                 "template_age_seconds": provider.last_template_unix_ms.map(age),
             })

@@ -4,16 +4,14 @@
 //!
 //! [`TemplateProviders`]: adit_mining::TemplateProviders
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit_mining::TemplateEvent;
 use adit_mining::providers::Chosen;
-use adit_sv2::codec::Str0255;
+use adit_mining_server::{LinkState, REFUSED, setup_connection};
 use adit_sv2::frame::Header;
 use adit_sv2::keys::Sv2Url;
-use adit_sv2::messages::common::{
-    Common, PROTOCOL_TEMPLATE_DISTRIBUTION, PROTOCOL_VERSION, SetupConnection,
-};
+use adit_sv2::messages::common::{Common, PROTOCOL_TEMPLATE_DISTRIBUTION};
 use adit_sv2::messages::template_distribution::{CoinbaseOutputConstraints, TemplateDistribution};
 use adit_transport::{Event, Now, Outbox, PeerId};
 
@@ -25,24 +23,11 @@ pub(super) struct Provider {
     /// `host:port` as configured: its name in the store, logs and metrics.
     pub(super) name: String,
     url: Sv2Url,
-    pub(super) state: State,
+    pub(super) state: LinkState,
     /// When the last template came, milliseconds since 1970.
     pub(super) last_template_unix_ms: Option<u64>,
 }
 
-/// How far the connection is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum State {
-    /// There is none, for this reason.
-    Down(String),
-    /// `SetupConnection` is sent.
-    SettingUp(PeerId, Instant),
-    /// It may be asked for things.
-    Ready(PeerId),
-}
-
-/// Why the connection to a provider that refuses us is closed.
-const REFUSED: &str = "setup-connection-refused";
 /// What a lost provider is counted under.
 mod loss {
     pub(super) const REPLACED: &str = "replaced";
@@ -53,60 +38,22 @@ mod loss {
     pub(super) const UNREACHABLE: &str = "unreachable";
 }
 
-/// For an answer to `SetupConnection`.
-const SETUP_DEADLINE: Duration = Duration::from_secs(10);
+/// Name and version that servers are told.
+const PROGRAM: (&str, &str) = ("adit-pool", concat!("adit-pool ", env!("CARGO_PKG_VERSION")));
 
 impl Provider {
     pub(super) fn new(name: String, url: Sv2Url) -> Self {
-        Self {
-            name,
-            url,
-            state: State::Down("not connected yet".to_owned()),
-            last_template_unix_ms: None,
-        }
-    }
-
-    /// The connection, where it takes messages.
-    pub(super) fn ready(&self) -> Option<PeerId> {
-        match self.state {
-            State::Ready(peer) => Some(peer),
-            State::Down(_) | State::SettingUp(..) => None,
-        }
-    }
-
-    fn peer(&self) -> Option<PeerId> {
-        match self.state {
-            State::Ready(peer) | State::SettingUp(peer, _) => Some(peer),
-            State::Down(_) => None,
-        }
-    }
-
-    fn setup_connection(&self) -> SetupConnection<'_> {
-        SetupConnection {
-            protocol: PROTOCOL_TEMPLATE_DISTRIBUTION,
-            min_version: PROTOCOL_VERSION,
-            max_version: PROTOCOL_VERSION,
-            flags: 0,
-            endpoint_host: Str0255::cut(&self.url.host),
-            endpoint_port: self.url.port,
-            vendor: Str0255::cut("adit"),
-            hardware_version: Str0255::cut("adit-pool"),
-            firmware: Str0255::cut(concat!("adit-pool ", env!("CARGO_PKG_VERSION"))),
-            device_id: Str0255::default(),
-        }
+        Self { name, url, state: LinkState::default(), last_template_unix_ms: None }
     }
 }
 
 impl PoolEngine {
     /// The driver could not connect.
     pub fn provider_unreachable(&mut self, index: usize, reason: String) {
-        // Of a provider that refuses us more is known than that.
-        if let Some(Provider { state: State::Down(known), name, .. }) =
-            self.providers.get_mut(index)
-            && reason != REFUSED
+        if let Some(provider) = self.providers.get_mut(index)
+            && provider.state.unreachable(&reason)
         {
-            self.core.metrics.template_provider_lost(name, loss::UNREACHABLE);
-            *known = reason;
+            self.core.metrics.template_provider_lost(&provider.name, loss::UNREACHABLE);
         }
     }
 
@@ -121,7 +68,7 @@ impl PoolEngine {
         let provider = &mut self.providers[index];
         match event {
             Event::Opened { .. } => {
-                if let Some(old) = provider.peer() {
+                if let Some(old) = provider.state.peer() {
                     out.close(old, "replaced by a newer connection");
                     self.lose_provider(
                         index,
@@ -132,10 +79,11 @@ impl PoolEngine {
                     );
                 }
                 let provider = &mut self.providers[index];
-                provider.state = State::SettingUp(peer, now.instant);
-                out.send(peer, &provider.setup_connection());
+                provider.state = LinkState::SettingUp(peer, now.instant);
+                let protocol = PROTOCOL_TEMPLATE_DISTRIBUTION;
+                out.send(peer, &setup_connection(PROGRAM, protocol, 0, &provider.url));
             }
-            _ if provider.peer() != Some(peer) => {}
+            _ if provider.state.peer() != Some(peer) => {}
             Event::Frame(header, payload) => {
                 if let Err(reason) = self.provider_frame(index, &header, payload, now, out) {
                     out.close(peer, reason);
@@ -152,9 +100,7 @@ impl PoolEngine {
 
     pub(super) fn provider_tick(&mut self, now: Now, out: &mut Outbox<Effect>) {
         for index in 0..self.providers.len() {
-            if let State::SettingUp(peer, since) = self.providers[index].state
-                && now.instant.duration_since(since) >= SETUP_DEADLINE
-            {
+            if let Some(peer) = self.providers[index].state.overdue(now) {
                 out.close(peer, "no-answer-to-setup-connection");
                 self.lose_provider(
                     index,
@@ -187,7 +133,7 @@ impl PoolEngine {
             return Ok(()); // none was negotiated (spec 3.4)
         }
         let name = &self.providers[index].name;
-        if let State::SettingUp(peer, _) = self.providers[index].state {
+        if let LinkState::SettingUp(peer, _) = self.providers[index].state {
             return match Common::decode(header, payload) {
                 Ok((Common::SetupConnectionSuccess(_), _)) => {
                     self.provider_set_up(index, peer, out);
@@ -245,7 +191,7 @@ impl PoolEngine {
 
     fn provider_set_up(&mut self, index: usize, peer: PeerId, out: &mut Outbox<Effect>) {
         let provider = &mut self.providers[index];
-        provider.state = State::Ready(peer);
+        provider.state = LinkState::Ready(peer);
         tracing::info!(provider = provider.name, "connected to the template provider");
         self.core.metrics.template_provider(&provider.name, true);
         self.core.solutions.provider_ready(&provider.name);
@@ -298,7 +244,7 @@ impl PoolEngine {
         tracing::warn!(provider = provider.name, reason, "template provider lost");
         self.core.metrics.template_provider(&provider.name, false);
         self.core.metrics.template_provider_lost(&provider.name, loss);
-        provider.state = State::Down(reason.to_owned());
+        provider.state = LinkState::Down(reason.to_owned());
         self.templates.disconnected(index);
         if self.templates.in_use() == Some(index) {
             self.void_futures();

@@ -1,10 +1,9 @@
-//! The first messages of a connection: what both ends need (spec 3.6.1, 5.3.1), and extensions (0x0001).
+//! The first messages of a miner's connection: what both ends need (spec 3.6.1, 5.3.1), and extensions (0x0001).
 
 use std::net::SocketAddr;
 
 use adit_sv2::codec::{Seq064K, Str0255};
 use adit_sv2::frame::Header;
-use adit_sv2::messages::Message;
 use adit_sv2::messages::common::{
     PROTOCOL_MINING, PROTOCOL_VERSION, SetupConnection, SetupConnectionError,
     SetupConnectionSuccess,
@@ -13,26 +12,44 @@ use adit_sv2::messages::extensions::{
     RequestExtensions, RequestExtensionsError, RequestExtensionsSuccess,
 };
 use adit_sv2::messages::mining::{
-    REQUIRES_EXTENDED_CHANNELS, REQUIRES_FIXED_VERSION, REQUIRES_STANDARD_JOBS,
+    Mining, REQUIRES_EXTENDED_CHANNELS, REQUIRES_FIXED_VERSION, REQUIRES_STANDARD_JOBS,
     REQUIRES_VERSION_ROLLING, REQUIRES_WORK_SELECTION,
 };
-use adit_sv2::tlv::EXTENSIONS_NEGOTIATION;
+use adit_sv2::messages::{DecodeError, Message};
+use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, Tlvs};
 use adit_transport::{Outbox, PeerId};
 
-use super::Effect;
-use super::downstream::reason;
+/// Why a miner's connection is closed; the transport counts them.
+pub mod reason {
+    /// A line where frames are spoken.
+    pub const LINE: &str = "line-on-a-frame-connection";
+    /// A frame that cannot be read.
+    pub const MALFORMED: &str = "malformed-frame";
+    /// A message that clients do not send, or of another protocol.
+    pub const UNEXPECTED: &str = "unexpected-message";
+    /// A message before `SetupConnection`.
+    pub const NO_SETUP: &str = "message-before-setup-connection";
+    /// `SetupConnection` once more.
+    pub const SECOND_SETUP: &str = "second-setup-connection";
+    /// It was refused.
+    pub const REFUSED: &str = "setup-connection-refused";
+    /// No channel for too long.
+    pub const IDLE: &str = "no-channel-in-time";
+    /// It goes on without an extension that is required.
+    pub const NO_EXTENSION: &str = "required-extension-missing";
+}
 
-/// What the pool offers to every connection alike, as the spec demands of all servers behind one name (3.6.3).
+/// What a server offers to every connection alike, as the spec demands of all servers behind one name (3.6.3).
 #[derive(Clone, Debug)]
-pub(super) struct Offer {
+pub struct Offer {
     /// Whether jobs allow version rolling.
-    pub(super) version_rolling: bool,
+    pub version_rolling: bool,
     /// Whether custom jobs are taken.
-    pub(super) work_selection: bool,
+    pub work_selection: bool,
     /// Extensions that may be asked for.
-    pub(super) supported_extensions: Vec<u16>,
+    pub supported_extensions: Vec<u16>,
     /// Extensions that must be.
-    pub(super) required_extensions: Vec<u16>,
+    pub required_extensions: Vec<u16>,
 }
 
 impl Offer {
@@ -46,41 +63,41 @@ impl Offer {
 
 /// What was agreed on one connection.
 #[derive(Debug, Default)]
-pub(super) struct Session {
+pub struct Session {
     set_up: bool,
     /// The client takes standard jobs only (`REQUIRES_STANDARD_JOBS`).
-    pub(super) standard_jobs: bool,
+    pub standard_jobs: bool,
     /// The client brings its own jobs (`REQUIRES_WORK_SELECTION`).
-    pub(super) work_selection: bool,
+    pub work_selection: bool,
     /// What the client says that it is.
-    pub(super) vendor: String,
+    pub vendor: String,
     extensions: Vec<u16>,
 }
 
 impl Session {
     /// Whether `SetupConnection` is behind it.
-    pub(super) fn is_set_up(&self) -> bool {
+    pub fn is_set_up(&self) -> bool {
         self.set_up
     }
 
     /// Whether this extension is in force.
-    pub(super) fn has_extension(&self, id: u16) -> bool {
+    pub fn has_extension(&self, id: u16) -> bool {
         self.extensions.contains(&id)
     }
 
     /// Whether every extension is in force without which a client is not served.
-    pub(super) fn has_required(&self, offer: &Offer) -> bool {
+    pub fn has_required(&self, offer: &Offer) -> bool {
         offer.required_extensions.iter().all(|id| self.has_extension(*id))
     }
 
     /// Handles the first frame (spec 3.6.1); an error is the reason to close the connection.
-    pub(super) fn set_up(
+    pub fn set_up<F>(
         &mut self,
         peer: PeerId,
         remote: SocketAddr,
         (header, payload): (&Header, &[u8]),
         offer: &Offer,
-        out: &mut Outbox<Effect>,
+        out: &mut Outbox<F>,
     ) -> Result<(), &'static str> {
         if (header.extension_type, header.channel_msg, header.msg_type)
             != (0, false, SetupConnection::TYPE)
@@ -144,12 +161,12 @@ impl Session {
 
     /// Handles a message of extension 0x0001; an error is the reason to close the connection. A request is always
     /// answered; one that is refused leaves what was agreed before.
-    pub(super) fn request_extensions(
+    pub fn request_extensions<F>(
         &mut self,
         peer: PeerId,
         (header, payload): (&Header, &[u8]),
         offer: &Offer,
-        out: &mut Outbox<Effect>,
+        out: &mut Outbox<F>,
     ) -> Result<(), &'static str> {
         if (header.channel_msg, header.msg_type) != (false, RequestExtensions::TYPE) {
             return Err(reason::UNEXPECTED);
@@ -183,4 +200,24 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Reads a frame of a miner whose session is set up; an error is the reason to close the connection.
+#[inline]
+pub fn mining_message<'a>(
+    peer: PeerId,
+    header: &Header,
+    payload: &'a [u8],
+) -> Result<(Mining<'a>, Tlvs<'a>), &'static str> {
+    Mining::decode(header, payload).map_err(|error| match error {
+        DecodeError::Unknown { msg_type: SetupConnection::TYPE, .. } => reason::SECOND_SETUP,
+        DecodeError::Unknown { .. } => {
+            tracing::debug!(%peer, %error, "message of another protocol");
+            reason::UNEXPECTED
+        }
+        error => {
+            tracing::debug!(%peer, %error, "frame cannot be read");
+            reason::MALFORMED
+        }
+    })
 }
