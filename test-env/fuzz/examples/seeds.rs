@@ -379,7 +379,8 @@ fn stored(write: &dyn Fn(&str, &str, &[u8]), coinbase: &[u8]) {
     let bytes = [&[1][..], &part(block.clone().into()), block.as_bytes()].concat();
     write("stored_pool", "blocks", &bytes);
     for kind in [0, 2, 3] {
-        let bytes: Vec<u8> = std::iter::once(kind).chain((0..200).map(|at| at * 73)).collect();
+        let bytes: Vec<u8> =
+            std::iter::once(kind).chain((0..200_u8).map(|at| at.wrapping_mul(73))).collect();
         write("stored_pool", &format!("other-{kind}"), &bytes);
     }
 }
