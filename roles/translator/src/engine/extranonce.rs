@@ -51,9 +51,7 @@ impl Settings {
             Sizes::new(NUMBER, small),
             Sizes::new(NUMBER, MIN_EXTRANONCE2_SIZE),
         ];
-        // A channel of its own is a miner's whatever its extranonce1.
-        let usable = if self.channels == Channels::Aggregated { 4 } else { 2 };
-        sizes.into_iter().take(usable)
+        sizes.into_iter()
     }
 
     /// Bytes that an upstream is asked for, where it was seen to refuse more than `most`.
@@ -92,6 +90,8 @@ pub(super) struct Slices {
     numbers: ExtranonceAllocator,
     /// The slice of zeroes, which some firmware takes for none: for when there is no other.
     zeroes: Option<Extranonce>,
+    /// The last `extranonce1` that is shorter than a number.
+    short: u16,
     logged: Option<Instant>,
 }
 
@@ -103,7 +103,7 @@ impl Slices {
         };
         let numbers = ExtranonceAllocator::new(&[], size.into());
         let numbers = numbers.expect("a slice of at most four bytes behind nothing");
-        Self { numbers, zeroes: None, logged: None }
+        Self { numbers, zeroes: None, short: 0, logged: None }
     }
 
     /// An `extranonce1` of so many bytes that no other miner has. None where all are in use.
@@ -111,6 +111,11 @@ impl Slices {
     /// The slice of a miner that has left is not used again before the next previous hash, since another would do its
     /// hashes again; except where there is no other, since that is better than to do none.
     pub(super) fn allocate(&mut self, size: u8) -> Option<Extranonce> {
+        if usize::from(size) < self.numbers.prefix_len() {
+            // On a channel of its own, whose prefix no other miner has: it need not be unique.
+            self.short = self.short.checked_add(1).unwrap_or(1);
+            return Extranonce::new(&self.short.to_be_bytes()).ok();
+        }
         let mut number = self.next();
         if number.is_none() {
             self.numbers.new_prev_hash();
@@ -217,6 +222,17 @@ mod tests {
         slices.release(&all[65_535]);
         slices.release(&all[9]);
         assert_eq!([slices.allocate(2), slices.allocate(2)], [Some(all[9]), Some(all[65_535])]);
+    }
+
+    #[test]
+    fn short_ones_on_channels_of_their_own_are_never_zeroes_and_take_nothing() {
+        let mut slices = Slices::new(Channels::PerMiner);
+        for _ in 0..70_000 {
+            let slice = slices.allocate(2).unwrap();
+            assert!(slice.len() == 2 && *slice != [0, 0]);
+            slices.release(&slice);
+        }
+        assert_eq!(*slices.allocate(4).unwrap(), [0, 0, 0, 1]);
     }
 
     #[test]

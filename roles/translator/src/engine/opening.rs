@@ -195,8 +195,9 @@ impl TranslatorEngine {
         let fixed_version = self.upstream.fixed_version;
         let channel = Channel::new(opened, via, fixed_version, window::OF_ONE, now.instant)?;
         if channel.size < miner.own_extranonce_size() {
+            let granted = channel.size;
             self.upstream.say_closed(id, "extranonce-too-small", out);
-            self.too_small(peer, now, out);
+            self.too_small(peer, Some(granted), now, out);
             return Ok(());
         }
         miner.opening = Opening::Idle;
@@ -242,7 +243,7 @@ impl TranslatorEngine {
         }
         let Some(peer) = asked_by else { return Ok(()) };
         if too_small {
-            self.too_small(peer, now, out);
+            self.too_small(peer, None, now, out);
             return Ok(());
         }
         self.core.metrics.channel_error("refused");
@@ -295,18 +296,28 @@ impl TranslatorEngine {
     }
 
     /// The upstream has too little room for a miner's extranonce. Its size was said when it subscribed and cannot change,
-    /// so it must connect anew; unless it has the small one already.
-    fn too_small(&mut self, peer: PeerId, now: Now, out: &mut Outbox<Effect>) {
+    /// so it must connect anew, and gets what was `granted` or the next smaller one; unless it has the smallest already.
+    fn too_small(
+        &mut self,
+        peer: PeerId,
+        granted: Option<usize>,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
         self.core.metrics.channel_error("extranonce-too-small");
         let Some(miner) = self.miners.get_mut(&peer) else { return };
-        let (needed, least) = (miner.own_extranonce_size(), self.core.settings.least());
-        if needed <= least {
+        let (needed, settings) = (miner.own_extranonce_size(), &self.core.settings);
+        let granted = granted.filter(|granted| *granted >= settings.least());
+        if let Some(fewer) = granted.or_else(|| settings.asks_below(needed)) {
+            let configured = self.upstreams.get_mut(self.upstream.index);
+            // Others may have been refused less already.
+            let most = configured.grants_most.map_or(fewer, |most| most.min(fewer));
+            configured.grants_most = Some(most);
+            self.core.room = Some(most);
+            self.close_miner(peer, "upstream-extranonce-too-small", out);
+        } else {
             tracing::error!(upstream = %self.upstream.target, needed, "too little extranonce for a miner");
             miner.retry_later(now.instant);
-        } else {
-            self.upstreams.get_mut(self.upstream.index).grants_most = Some(least);
-            self.core.room = Some(least);
-            self.close_miner(peer, "upstream-extranonce-too-small", out);
         }
         self.open_channels(now, out);
     }

@@ -1,4 +1,4 @@
-//! One channel for all miners, on upstreams with more and with less room in the extranonce.
+//! Upstreams with more and with less room in the extranonce, most often with one channel for all miners.
 
 use std::collections::HashSet;
 
@@ -357,4 +357,44 @@ fn a_miner_of_another_size_than_the_channel_was_asked_for_is_no_danger() {
         assert_eq!(net.line(PeerId(miner), &line).len(), 1, "answered");
     }
     assert!(net.sent().iter().all(|(header, _)| header.msg_type != 0x1b), "no share goes anywhere");
+}
+
+/// Where each miner has a channel of its own: it comes anew until its sizes are what the upstream grants.
+#[test]
+fn a_miner_with_its_own_channel_is_served_from_5_bytes_on() {
+    for (room, sizes) in [(5, (2, 3)), (6, (2, 4)), (7, (2, 4)), (8, (4, 4)), (11, (4, 4))] {
+        for refuses in [true, false] {
+            let mut net = Net::connected();
+            let mut comes = 0;
+            while net.engine.miners.get(&MINER).is_none_or(|miner| miner.channel.is_none()) {
+                comes += 1;
+                assert!(comes < 5, "{room}");
+                net.frames.clear();
+                net.arrive(MINER, "test/1");
+                let asked: u16 = net.asked_for().parse().unwrap();
+                match asked > room && refuses {
+                    true => net.refuse("min-extranonce-size-too-large"),
+                    false => net.open(7, &PREFIX, room),
+                }
+            }
+            assert_eq!(net.sizes(MINER), sizes, "{room}");
+            assert!(net.closed.iter().all(|closed| *closed == (MINER, TOO_SMALL)));
+            net.work(7, 1, 0x11);
+            let job = Notified::last(&net.told(MINER));
+            let extranonce1 = net.engine.miners[&MINER].extranonce1.unwrap();
+            assert!(extranonce1.iter().any(|byte| *byte != 0));
+            let mut expected = [&extranonce1[..], &[7; 8][..sizes.1.into()]].concat();
+            expected.resize(room.into(), 0);
+            assert_eq!(net.mined(MINER, &job, &PREFIX), expected, "{room}");
+        }
+    }
+    // Fewer are of no use, and it waits instead of coming and going.
+    let mut net = Net::connected();
+    for asked in ["12", "8", "6", "5"] {
+        net.arrive(MINER, "test/1");
+        assert_eq!(net.asked_for(), asked);
+        net.refuse("min-extranonce-size-too-large");
+    }
+    assert_eq!(net.closed.len(), 3);
+    assert_eq!(net.engine.miner_count(), 1);
 }
