@@ -66,7 +66,7 @@ impl TemplateStore {
         }
         // The clock may have been set back since; ids are not.
         let last_id = all.last().map_or(0, |template| template.id);
-        let next_id = (unix_ms * IDS_PER_MS).max(last_id + 1);
+        let next_id = (unix_ms * IDS_PER_MS).max(last_id.saturating_add(1));
         let mut store = Self { dir: dir.to_owned(), files, open: None, next_id };
         store.prune();
         Ok((store, all))
@@ -74,8 +74,10 @@ impl TemplateStore {
 
     /// A new template id, larger than any before.
     pub fn next_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id - 1
+        let id = self.next_id;
+        // Of a forged file only.
+        self.next_id = id.saturating_add(1);
+        id
     }
 
     /// Writes `templates`, all of one tip, in the order of their ids. They may be sent when this returns.
@@ -406,6 +408,17 @@ mod tests {
         fs::write(&path, &bytes[..whole - 1]).unwrap();
         let (_, found) = TemplateStore::open(dir.path(), 1).unwrap();
         assert!(found.is_empty() && files(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn behind_the_largest_id_there_is_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = TemplateStore::open(dir.path(), 1).unwrap();
+        let snapshot = snapshot(tip(5, 1), 2, 10);
+        let last = Template::build(&snapshot, Constraints::default(), u64::MAX).unwrap();
+        store.write(&[Arc::new(last)]).unwrap();
+        let (mut store, found) = TemplateStore::open(dir.path(), 1).unwrap();
+        assert_eq!((found.len(), store.next_id(), store.next_id()), (1, u64::MAX, u64::MAX));
     }
 
     proptest::proptest! {

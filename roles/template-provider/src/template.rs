@@ -182,10 +182,12 @@ impl Template {
         let kept = trim(snapshot, constraints)?;
         let txids: Vec<_> = kept.iter().map(|t| t.txid).collect();
         let wtxids: Vec<_> = kept.iter().map(|t| t.raw.wtxid).collect();
-        let fees = |transactions: &mut dyn Iterator<Item = &Transaction>| -> u64 {
-            transactions.map(|t| t.fee).sum()
+        // Wide enough for whatever a node says.
+        let fees = |transactions: &mut dyn Iterator<Item = &Transaction>| -> u128 {
+            transactions.map(|t| u128::from(t.fee)).sum()
         };
-        let lost_fees = fees(&mut snapshot.transactions.iter()) - fees(&mut kept.iter().copied());
+        let lost = fees(&mut snapshot.transactions.iter()) - fees(&mut kept.iter().copied());
+        let lost_fees = u64::try_from(lost).unwrap_or(u64::MAX);
         Ok(Self {
             id,
             tip: snapshot.tip,

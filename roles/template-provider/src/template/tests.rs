@@ -124,6 +124,17 @@ fn blocks_of_any_size_are_whole() {
 }
 
 #[test]
+fn fees_may_be_whatever_a_node_says() {
+    let mut offer = snapshot(tip(150, 1), 3, 100);
+    offer.transactions.iter_mut().for_each(|t| t.fee = u64::MAX);
+    let all = Template::build(&offer, Constraints::default(), 1).unwrap();
+    assert_eq!(all.coinbase_value, offer.coinbase_value);
+    offer.weight_limit = Constraints::default().reserved_weight();
+    let none = Template::build(&offer, Constraints::default(), 1).unwrap();
+    assert_eq!((none.coinbase_value, none.transactions.len()), (0, 0));
+}
+
+#[test]
 fn heights_are_pushed_as_consensus_reads_them() {
     for (height, prefix) in [
         (1, vec![0x51]),
