@@ -28,31 +28,43 @@ const BACK_OFF: Duration = Duration::from_secs(1);
 pub(crate) async fn chain(app: Arc<App>, readiness: Readiness) {
     readiness.waiting_for("node", "waiting for the node");
     let mut tips = TipWatch::spawn(app.node.clone());
-    while let Some(event) = tips.recv().await {
+    // Whether a tip was told that could not be taken in; it is not told again.
+    let mut behind = false;
+    loop {
+        // Failures end in a `Down` of the watch, if they last: it is heard between two attempts.
+        let event = tokio::select! {
+            event = tips.recv() => event,
+            () = sleep(BACK_OFF), if behind => {
+                let up = app.world().node.health.is_up();
+                behind = !up || is_behind(&app).await;
+                continue;
+            }
+        };
         match event {
-            TipEvent::Up => {
+            None => return,
+            Some(TipEvent::Up) => {
                 readiness.ok("node");
                 app.world_mut().node.health.up();
                 app.changed();
             }
-            TipEvent::Down(error) => {
+            Some(TipEvent::Down(error)) => {
                 let reason = error.to_string();
                 readiness.waiting_for("node", reason.clone());
                 app.world_mut().node.health.down(&reason);
                 app.changed();
             }
-            // Failures here end in a `Down` of the watch, if they last.
-            TipEvent::New { .. } => {
-                while let Err(error) = follow(&app).await {
-                    tracing::debug!(%error, "the chain cannot be followed");
-                    sleep(BACK_OFF).await;
-                    if !app.world().node.health.is_up() {
-                        break;
-                    }
-                }
-            }
+            Some(TipEvent::New { .. }) => behind = is_behind(&app).await,
         }
     }
+}
+
+/// Tries to take in the tip.
+async fn is_behind(app: &App) -> bool {
+    let followed = follow(app).await;
+    if let Err(error) = &followed {
+        tracing::debug!(%error, "the chain cannot be followed");
+    }
+    followed.is_err()
 }
 
 /// Takes in the tip and the blocks that the index lacks.

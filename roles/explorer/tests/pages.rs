@@ -160,6 +160,22 @@ async fn a_node_that_goes_away_takes_only_its_answers_along() {
     explorer.eventually("/", back).await;
 }
 
+/// While its blocks are still asked for; and it comes back with the tip that it had.
+#[tokio::test]
+async fn a_node_that_goes_away_before_its_blocks_are_known() {
+    let node = Fake::node().await;
+    node.set(|said| said.blocks = false);
+    let explorer = Running::start(&node, &[]).await;
+    explorer.ready().await;
+    node.set(|said| said.up = false);
+    explorer.eventually("/", |page| page.text.contains("The node does not answer")).await;
+    node.set(|said| (said.up, said.blocks) = (true, true));
+    let back = |page: &common::Page| {
+        !page.text.contains("does not answer") && page.text.contains("/block/20")
+    };
+    explorer.eventually("/", back).await;
+}
+
 #[tokio::test]
 async fn a_role_that_goes_away_is_named_and_the_rest_stays() {
     let (explorer, _node, roles) = Running::hostile().await;

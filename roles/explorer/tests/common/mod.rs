@@ -39,6 +39,8 @@ pub struct Said {
     pub up: bool,
     /// Of a node: its height.
     pub height: u32,
+    /// Of a node: whether it gives blocks.
+    pub blocks: bool,
     /// Of a role: its `/status`.
     pub status: Value,
     /// Of a role: its `/metrics`.
@@ -74,7 +76,7 @@ impl Fake {
     async fn start(routes: impl FnOnce(Router<Self>) -> Router<Self>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (status, metrics) = (json!({}), String::new());
-        let said = Said { up: true, height: 20, status, metrics, delay: Duration::ZERO };
+        let said = Said { up: true, height: 20, blocks: true, status, metrics, delay: Duration::ZERO };
         let fake = Self { addr: listener.local_addr().unwrap(), said: Arc::new(Mutex::new(said)) };
         let router = routes(Router::new()).with_state(fake.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -97,14 +99,14 @@ async fn metrics_page(State(fake): State<Fake>) -> String {
 }
 
 async fn rpc(State(fake): State<Fake>, Json(call): Json<Value>) -> Response {
+    let method = call["method"].as_str().unwrap();
     let (up, height) = {
         let said = fake.said.lock().unwrap();
-        (said.up, said.height)
+        (said.up && (said.blocks || method != "getblock"), said.height)
     };
     if !up {
         return (StatusCode::SERVICE_UNAVAILABLE, "Work queue depth exceeded").into_response();
     }
-    let method = call["method"].as_str().unwrap();
     if method == "waitfornewblock" {
         let until = Instant::now() + Duration::from_millis(500);
         while Instant::now() < until && fake.said.lock().unwrap().height == height {
