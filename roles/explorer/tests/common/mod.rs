@@ -76,7 +76,8 @@ impl Fake {
     async fn start(routes: impl FnOnce(Router<Self>) -> Router<Self>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (status, metrics) = (json!({}), String::new());
-        let said = Said { up: true, height: 20, blocks: true, status, metrics, delay: Duration::ZERO };
+        let said =
+            Said { up: true, height: 20, blocks: true, status, metrics, delay: Duration::ZERO };
         let fake = Self { addr: listener.local_addr().unwrap(), said: Arc::new(Mutex::new(said)) };
         let router = routes(Router::new()).with_state(fake.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
