@@ -93,7 +93,7 @@ impl Tx {
 
     /// Sum of the outputs, satoshis.
     pub fn value(&self) -> u64 {
-        self.vout.iter().map(|out| out.value).sum()
+        self.vout.iter().fold(0, |sum, out| sum.saturating_add(out.value))
     }
 
     /// The fee, if the node gave it or all inputs are known.
@@ -350,8 +350,12 @@ pub fn is_not_found(error: &NodeError) -> bool {
 pub const COIN: f64 = 1e8;
 
 fn sats<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let btc = f64::deserialize(deserializer)?;
+    if !(0.0..=21e6).contains(&btc) {
+        return Err(serde::de::Error::custom("not an amount of coins"));
+    }
     // Exact: 21 million coins in satoshis fit into the 53 bits of a double.
-    f64::deserialize(deserializer).map(|btc| (btc * COIN).round() as u64)
+    Ok((btc * COIN).round() as u64)
 }
 
 fn some_sats<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -372,5 +376,9 @@ mod tests {
         assert_eq!(out("0.00000001"), 1);
         assert_eq!(out("20999999.97690000"), 2_099_999_997_690_000);
         assert_eq!(out("1e-8"), 1);
+        for none in ["-0.1", "21000001", "1e300"] {
+            let json = format!(r#"{{"value":{none},"n":0,"scriptPubKey":{{}}}}"#);
+            assert!(serde_json::from_str::<Output>(&json).is_err(), "{none}");
+        }
     }
 }

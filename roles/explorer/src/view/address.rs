@@ -26,8 +26,8 @@ pub fn page(app: &App, address: &str, coins: Result<Scan, String>) -> Markup {
             p.mono.break.lead { (address) }
             @match &coins {
                 Ok(scan) => {
-                    @let young = |height: u32| scan.height.saturating_sub(height) + 1 < MATURITY;
-                    @let immature: u64 = scan.unspents.iter().filter(|c| c.coinbase && young(c.height)).map(|c| c.amount).sum();
+                    @let young = |height: u32| scan.height.saturating_sub(height) < MATURITY - 1;
+                    @let immature: u64 = scan.unspents.iter().filter(|c| c.coinbase && young(c.height)).map(|c| c.amount).fold(0, u64::saturating_add);
                     div.tiles {
                         (tile("Balance", &html! { (btc(scan.total_amount)) }, &html! { span { "at height " (grouped(scan.height.into())) } }))
                         (tile("Coins", &html! { (grouped(scan.unspents.len() as u64)) }, &html! {

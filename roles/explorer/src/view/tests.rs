@@ -88,3 +88,15 @@ fn a_proxys_own_channel_is_no_worker() {
     let names: Vec<_> = workers::workers(&world).into_iter().map(|worker| worker.name).collect();
     assert_eq!(names, ["rig", "a.b"]);
 }
+
+#[test]
+fn counts_of_a_role_are_as_large_as_they_can_be() {
+    let worker = json!({ "identity": "a", "channels": u64::MAX, "accepted": u64::MAX,
+                         "rejected": { "x": u64::MAX, "y": u64::MAX } });
+    let world = lab([json!({}), json!({ "channels": [worker, worker] }), json!({})]);
+    let workers = workers::workers(&world);
+    assert_eq!((workers.len(), workers[0].accepted), (1, u64::MAX));
+    let note = workers::share_note(&[workers.as_slice(), &workers].concat()).into_string();
+    let most = format::grouped(u64::MAX);
+    assert_eq!(note.matches(&most).count(), 2, "{note}");
+}

@@ -37,20 +37,23 @@ pub struct Worker {
 
 impl Worker {
     fn rejects(&self) -> u64 {
-        self.rejected.values().sum()
+        self.rejected.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// Adds a channel, a connection, or a sum over those, in any of the words that roles use.
     pub fn add(&mut self, channel: &Value) {
-        self.channels += channel["channels"].as_u64().unwrap_or(1) as usize;
+        // A role may say anything.
+        let channels = channel["channels"].as_u64().unwrap_or(1) as usize;
+        self.channels = self.channels.saturating_add(channels);
         self.hashrate += channel["hashrate"].as_f64().unwrap_or(0.0);
         self.difficulty = channel["difficulty"].as_f64().or(self.difficulty);
         let accepted =
             ["accepted", "shares_accepted"].iter().find_map(|key| channel[*key].as_u64());
-        self.accepted += accepted.unwrap_or(0);
+        self.accepted = self.accepted.saturating_add(accepted.unwrap_or(0));
         let rejected = ["rejected", "shares_rejected"].iter().map(|key| &channel[*key]);
         for (reason, count) in rejected.filter_map(Value::as_object).flatten() {
-            *self.rejected.entry(reason.clone()).or_default() += count.as_u64().unwrap_or(0);
+            let sum = self.rejected.entry(reason.clone()).or_default();
+            *sum = sum.saturating_add(count.as_u64().unwrap_or(0));
         }
         for key in ["best_difficulty", "best_share_difficulty"] {
             if let Some(best) = channel[key].as_f64().filter(|best| *best > 0.0) {
@@ -130,8 +133,8 @@ fn own_names(role: &RoleView) -> Vec<&str> {
 
 /// Accepted and rejected shares of all.
 pub fn share_note(workers: &[Worker]) -> Markup {
-    let accepted: u64 = workers.iter().map(|worker| worker.accepted).sum();
-    let rejected: u64 = workers.iter().map(Worker::rejects).sum();
+    let accepted = workers.iter().fold(0, |sum: u64, w| sum.saturating_add(w.accepted));
+    let rejected = workers.iter().fold(0, |sum: u64, w| sum.saturating_add(w.rejects()));
     html! {
         span { (grouped(accepted)) " shares accepted" }
         span { (grouped(rejected)) " rejected" }
