@@ -28,10 +28,12 @@ fn serve(answer: impl Fn(&Record) -> Vec<Vec<u8>> + Send + 'static) -> Endpoint 
     let identity = ResponderIdentity::new(authority, Validity::default(), now(), [random(); 3]);
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut reader, mut writer) = accept(stream.unwrap(), &identity).unwrap();
+            // Who is cut off in the middle is not waited for.
+            let Ok((mut reader, mut writer)) = accept(stream.unwrap(), &identity) else { continue };
             while let Ok(Some(bytes)) = reader.next() {
-                for answer in answer(&Record::new(0, ToServer, bytes, true)) {
-                    writer.send(&answer).unwrap();
+                let mut answers = answer(&Record::new(0, ToServer, bytes, true)).into_iter();
+                if !answers.all(|answer| writer.send(&answer).is_ok()) {
+                    break;
                 }
             }
         }
