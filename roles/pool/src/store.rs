@@ -174,6 +174,17 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    /// The database writes to its file at its end, too.
+    fn drop(&mut self) {
+        let database = self.database.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let former = database.take();
+        if let Err(error) = unless_damaged(&self.path, || drop(former)) {
+            tracing::error!(%error, "the store does not close");
+        }
+    }
+}
+
 fn open_database(path: &Path) -> Result<redb::Database, StoreError> {
     let opened = unless_damaged(path, || {
         let database = redb::Database::builder().set_cache_size(CACHE_BYTES).create(path)?;

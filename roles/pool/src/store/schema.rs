@@ -120,10 +120,10 @@ pub(super) fn commit(database: &Database, batch: &Batch) -> Result<(), Error> {
             let (accepted, work, last, rejected) =
                 table.get(key)?.map_or((0, 0, 0, 0), |row| row.value());
             let row = (
-                accepted + delta.accepted,
+                accepted.saturating_add(delta.accepted),
                 work.saturating_add(delta.work),
                 last.max(delta.last_unix_ms),
-                rejected + delta.rejected,
+                rejected.saturating_add(delta.rejected),
             );
             table.insert(key, row)?;
         }
@@ -216,8 +216,8 @@ pub(super) fn totals(database: &Database, limit: usize) -> Result<Totals, Error>
             account.clone_into(&mut account_before);
         }
         totals.workers += 1;
-        totals.accepted += accepted;
-        totals.rejected += rejected;
+        totals.accepted = totals.accepted.saturating_add(accepted);
+        totals.rejected = totals.rejected.saturating_add(rejected);
         totals.work = totals.work.saturating_add(work);
         let (account, worker) = (account.to_owned(), worker.to_owned());
         latest.push(Reverse(WorkerTotals {

@@ -195,6 +195,30 @@ fn a_panic_of_the_database_is_a_damaged_file() {
     assert_eq!(store.totals(0).unwrap().accepted, 1);
 }
 
+/// It writes to its file when it is closed, and asserts there as well.
+#[test]
+fn a_damaged_file_is_not_the_end_of_who_closes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    let store = Store::open(&path).unwrap();
+    let mut batch = Batch::new(1);
+    batch.add(accepted(&identity("alice", ""), 1, 10));
+    store.commit(&batch).unwrap();
+    drop(store);
+    let good = std::fs::read(&path).unwrap();
+    // Of a small store all is here.
+    for at in (400..12_000).step_by(97) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0xff;
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(store) = Store::open(&path) {
+            let mut batch = Batch::new(2);
+            batch.add(accepted(&identity("bob", ""), 1, 10));
+            let _stored_or_not = (store.commit(&batch), store.totals(1));
+        }
+    }
+}
+
 #[test]
 fn a_second_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -241,4 +265,22 @@ fn another_format_is_refused() {
         error.to_string().ends_with("has format 9, this program reads and writes format 1"),
         "{error}"
     );
+}
+
+#[test]
+fn sums_of_a_forged_store_are_as_large_as_they_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    drop(Store::open(&path).unwrap());
+    let database = redb::Database::create(&path).unwrap();
+    let write = database.begin_write().unwrap();
+    let name = redb::TableDefinition::<(&str, &str), (u64, u128, u64, u64)>::new("work");
+    for worker in ["a", "b"] {
+        let row = (u64::MAX, u128::MAX, u64::MAX, u64::MAX);
+        write.open_table(name).unwrap().insert(("lab", worker), row).unwrap();
+    }
+    write.commit().unwrap();
+    drop(database);
+    let totals = Store::open(&path).unwrap().totals(10).unwrap();
+    assert_eq!((totals.workers, totals.accepted, totals.work), (2, u64::MAX, u128::MAX));
 }
