@@ -35,6 +35,11 @@ impl Bucket {
         }
         enough
     }
+
+    /// Takes what was not known to be asked for beforehand: the next wait for it.
+    pub(super) fn charge(&mut self, more: f64) {
+        self.left -= more;
+    }
 }
 
 #[cfg(test)]
@@ -53,5 +58,10 @@ mod tests {
         assert_eq!(taken(&mut bucket, now), 2);
         now += Duration::from_secs(3600);
         assert_eq!(taken(&mut bucket, now), 3);
+        bucket.charge(4.0);
+        now += Duration::from_secs(2);
+        assert_eq!(taken(&mut bucket, now), 0);
+        now += Duration::from_secs(1);
+        assert_eq!(taken(&mut bucket, now), 2);
     }
 }

@@ -70,6 +70,7 @@ impl Jds {
         let pending = client.pending.iter().rev().filter_map(|d| self.job_in_check(d));
         let jobs = client.accepted.iter().chain(pending).chain(self.jobs.iter().rev());
         let mut nearest: Option<SolutionError> = None;
+        let mut hashed = 0.0;
         for job in jobs {
             match job.declared.solve(solution) {
                 Ok(block) => {
@@ -78,12 +79,18 @@ impl Jds {
                 }
                 // Of the first job it was meant for.
                 Err(SolutionError::PrevHash) => {}
-                Err(error) => nearest = nearest.or(Some(error)),
+                Err(error) => {
+                    if matches!(error, SolutionError::AboveTarget(_)) {
+                        hashed += 1.0;
+                    }
+                    nearest = nearest.or(Some(error));
+                }
             }
         }
         let reason = nearest.unwrap_or(SolutionError::PrevHash);
         tracing::debug!(%peer, %reason, "solution of no known job");
         let Some(client) = self.clients.get_mut(&peer) else { return };
+        client.pushes.charge(hashed / JOBS_PER_PUSH);
         if client.solutions.len() >= MAX_HELD {
             client.solutions.pop_front();
             self.metrics.solution("invalid");
@@ -131,6 +138,8 @@ impl Jds {
     }
 }
 
+/// What is no block costs its client one more for so many jobs that it was tried on, some microseconds each.
+const JOBS_PER_PUSH: f64 = 8.0;
 /// How long a solution waits for its declaration.
 const HELD: Duration = Duration::from_secs(10);
 /// Solutions of one client that wait.

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
 use adit_node::ProposalResult::Valid;
+use adit_sv2::messages::job_declaration::PushSolution;
 
 use super::sim::*;
+use crate::engine::Tip;
 
 /// A nonce that solves, or does not solve, the only accepted job.
 fn nonce(sim: &Sim, prev: u8, solves: bool) -> u32 {
@@ -99,7 +101,7 @@ fn what_is_no_block_is_forgotten() {
     sim.say(1, &solution(1, nonce, &[]));
     // An easier target than the chain's.
     let easier = solution(1, nonce, &[5; 8]);
-    sim.say(1, &adit_sv2::messages::job_declaration::PushSolution { nbits: 0x2100_ffff, ..easier });
+    sim.say(1, &PushSolution { nbits: 0x2100_ffff, ..easier });
     assert!(sim.engine.take_found().is_empty());
     sim.pass(Duration::from_secs(11));
     assert_eq!(sim.count("jds_solutions_total{result=\"invalid\"}"), 5);
@@ -108,4 +110,30 @@ fn what_is_no_block_is_forgotten() {
     }
     assert!(sim.count("jds_solutions_total{result=\"rate-limited\"}") >= 700);
     assert_eq!(sim.said(1), []);
+}
+
+#[test]
+fn what_is_no_block_costs_as_many_jobs_as_it_is_tried_on() {
+    const HARD: u32 = 0x1d00_ffff;
+    let mut sim = Sim::new();
+    sim.set_tip(Tip { nbits: HARD, ..tip(HEIGHT, 2) });
+    sim.client(1);
+    for n in 0..80 {
+        let job = sim.job(1, n, &[]);
+        sim.accepted(1, &Job { tag: n as u8, ..job });
+        sim.pass(Duration::from_secs(1));
+    }
+    let push = |sim: &mut Sim, peer, prev| {
+        sim.say(peer, &PushSolution { nbits: HARD, ..solution(prev, 1, &[5; 8]) });
+        sim.count("jds_solutions_total{result=\"rate-limited\"}")
+    };
+    // Of a tip that no job is on, none is hashed.
+    sim.client(2);
+    assert_eq!((0..200).map(|_| push(&mut sim, 2, 77)).last(), Some(0));
+    sim.client(3);
+    assert_eq!((0..200).map(|_| push(&mut sim, 3, 2)).last(), Some(200 - 19));
+    // Others do not pay for it, and neither does this one for long.
+    assert_eq!(push(&mut sim, 1, 2), 200 - 19);
+    sim.pass(Duration::from_secs(1));
+    assert_eq!(push(&mut sim, 3, 2), 200 - 19);
 }
