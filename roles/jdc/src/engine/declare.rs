@@ -10,7 +10,7 @@ use adit_sv2::messages::template_distribution::{
 };
 use adit_transport::{Now, Outbox};
 
-use super::claim::{Accepted, Claim, Step, TxData};
+use super::claim::{Accepted, Claim, ForWhom, Step, TxData};
 use super::shares::Onward;
 use super::source::Source;
 use super::upstream::Upstream;
@@ -46,6 +46,7 @@ impl Core {
     /// Takes every claim as far as it can go now, the newest first.
     pub(super) fn advance(&mut self, now: Now, out: &mut Outbox<Effect>) {
         let Some(index) = self.declares_to() else { return };
+        self.give_up_outdated(index);
         self.renew(index, now);
         if self.upstreams[index].trouble.is_some() {
             return;
@@ -103,6 +104,20 @@ impl Core {
         {
             claim.step = Step::Proposed { request_id };
         }
+    }
+
+    /// Gives up claims for other outputs or another prefix than the upstream has now: none of them can be set there any
+    /// more, unless that was asked for already.
+    fn give_up_outdated(&mut self, index: usize) {
+        let present = ForWhom::Upstream { index, generation: self.upstreams[index].generation };
+        let mut lost = 0;
+        for claim in self.desk.of_upstream(index) {
+            let asked = matches!(claim.step, Step::Proposed { .. });
+            if claim.key.for_whom != present && claim.is_on_its_way() && !asked {
+                lost += claim.abandon();
+            }
+        }
+        self.metrics.onward("lost", lost as u64);
     }
 
     /// Sets the newest job again where the pool's target moved since it was accepted.

@@ -2,14 +2,26 @@
 
 use std::time::Duration;
 
+use adit_sv2::codec::B032;
 use adit_sv2::messages::Message as _;
 use adit_sv2::messages::mining::*;
+use prometheus_client::registry::Registry;
 
 use super::sim::Sim;
 use crate::engine::Link;
 
 fn jobs(sim: &Sim, index: usize, from: usize) -> Vec<u32> {
     sim.shares(index, from).into_iter().map(|(job, _)| job).collect()
+}
+
+/// Shares that no pool will pay, as the metrics have it.
+fn lost(sim: &Sim) -> u64 {
+    let mut registry = Registry::default();
+    sim.engine.core.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let name = "jdc_upstream_shares_total{result=\"lost\"} ";
+    text.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
 }
 
 /// Accepts the job that was set last.
@@ -113,4 +125,44 @@ fn a_pool_that_is_lost_while_a_job_waits_gets_both_when_it_is_back() {
     miner.share(&mut sim);
     assert_eq!(jobs(&sim, 0, from).len(), 2);
     assert_eq!(sim.status()["job"]["template_id"], 2);
+}
+
+#[test]
+fn shares_for_a_prefix_that_the_pool_takes_back_are_lost_and_the_pool_is_not() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(8);
+    sim.lose(Link::Pool(0));
+    for _ in 0..3 {
+        miner.share(&mut sim);
+    }
+    sim.manners[0].prefix = [1, 2, 3, 4];
+    let from = sim.said.len();
+    sim.connect(Link::Pool(0));
+    assert_eq!(lost(&sim), 3);
+    for _ in 0..12 {
+        sim.pass(Duration::from_secs(5));
+        assert_eq!(sim.source(), "declared");
+        miner.share(&mut sim);
+    }
+    assert!(sim.engine.core.upstreams[0].trouble.is_none());
+    assert_eq!(jobs(&sim, 0, from), [102; 12]);
+}
+
+#[test]
+fn a_prefix_that_changes_while_a_job_is_declared_ends_that_job_alone() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(8);
+    sim.manners[0].answers_declarations = false;
+    sim.tip(2, 2);
+    miner.share(&mut sim);
+    sim.manners[0].answers_declarations = true;
+    let extranonce_prefix = B032::new(&[1, 2, 3, 4]).unwrap();
+    let pool = sim.peer(Link::Pool(0));
+    let from = sim.said.len();
+    sim.send(pool, &SetExtranoncePrefix { channel_id: 7, extranonce_prefix });
+    assert_eq!(lost(&sim), 1);
+    sim.pass(Duration::from_secs(12));
+    assert_eq!(sim.source(), "declared");
+    miner.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from), [102]);
 }
