@@ -120,8 +120,11 @@ impl Core {
         self.metrics.onward("lost", lost as u64);
     }
 
-    /// Sets the newest job again where the pool's target moved since it was accepted.
+    /// Sets the newest job again where the pool's target moved since it was accepted, which takes a JDS.
     fn renew(&mut self, index: usize, now: Now) {
+        if self.upstreams[index].jds.state.ready().is_none() {
+            return;
+        }
         let Some(channel) = &mut self.upstreams[index].pool.channel else { return };
         let Some(claim) = self.desk.claims.back_mut() else { return };
         let (Some(since), Some(accepted)) = (channel.retargeted, claim.accepted) else { return };
@@ -142,6 +145,14 @@ impl Core {
     /// A claim that takes too long is a failure of the upstream.
     pub(super) fn check_declarations(&mut self, now: Now) {
         let Some(index) = self.declares_to() else { return };
+        // What waits for a JDS that is away waits for its return: whether that is missed the choice of the source says.
+        if self.upstreams[index].jds.state.ready().is_none() {
+            for claim in self.desk.of_upstream(index) {
+                if matches!(claim.step, Step::Token { .. }) {
+                    claim.since = now.instant;
+                }
+            }
+        }
         let timeout = self.settings.answer_timeout;
         let late = |claim: &Claim| {
             let ours = claim.key.for_whom.upstream() == Some(index);

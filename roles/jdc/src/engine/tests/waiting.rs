@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use adit_mining::Target;
 use adit_sv2::codec::B032;
 use adit_sv2::messages::Message as _;
 use adit_sv2::messages::mining::*;
@@ -165,4 +166,45 @@ fn a_prefix_that_changes_while_a_job_is_declared_ends_that_job_alone() {
     assert_eq!(sim.source(), "declared");
     miner.share(&mut sim);
     assert_eq!(jobs(&sim, 0, from), [102]);
+}
+
+#[test]
+fn a_jds_that_is_away_is_not_missed_where_the_target_moves() {
+    let mut sim = Sim::working("", 2);
+    let mut miner = sim.extended(8);
+    sim.pass(Duration::from_secs(10));
+    sim.lose(Link::Jds(0));
+    let maximum_target = Target::from_expected_hashes(32.0).to_le_bytes();
+    let pool = sim.peer(Link::Pool(0));
+    sim.send(pool, &SetTarget { channel_id: 7, maximum_target });
+    let from = sim.said.len();
+    for _ in 0..6 {
+        sim.pass(Duration::from_secs(5));
+        assert_eq!((sim.source(), sim.upstream()), ("declared", Some(0)));
+        miner.share(&mut sim);
+    }
+    assert_eq!(jobs(&sim, 0, from), [101; 6]);
+    // The job is set for the new target once the JDS is back.
+    sim.connect(Link::Jds(0));
+    sim.pass(Duration::from_secs(1));
+    miner.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from).last(), Some(&102));
+}
+
+#[test]
+fn a_jds_that_goes_in_the_midst_of_a_declaration_is_waited_for_from_its_return() {
+    let mut sim = Sim::working("", 2);
+    let mut miner = sim.extended(8);
+    sim.manners[0].answers_declarations = false;
+    sim.template(2, false);
+    sim.lose(Link::Jds(0));
+    let from = sim.said.len();
+    sim.pass(Duration::from_secs(60));
+    miner.share(&mut sim);
+    assert_eq!(jobs(&sim, 0, from), [101], "paid all the while");
+    sim.connect(Link::Jds(0));
+    sim.pass(Duration::from_secs(9));
+    assert_eq!(sim.upstream(), Some(0));
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(sim.upstream(), Some(1), "it does not answer");
 }
