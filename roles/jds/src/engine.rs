@@ -20,7 +20,7 @@ mod tokens;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use adit_job_declaration::{DeclaredJob, UsedTokens};
@@ -112,6 +112,8 @@ pub struct Job {
     pub height: u32,
     /// Counted from 1 over the life of the process, for logs.
     pub serial: u64,
+    /// Bytes of its transactions that the mirror did not have.
+    extra_bytes: usize,
     /// What tokens say of it.
     commitment: adit_job_declaration::Commitment,
 }
@@ -144,6 +146,8 @@ pub struct Jds {
     checks: Checks,
     /// Of all clients, newest last: for solutions whose client has gone and come back.
     jobs: VecDeque<Arc<Job>>,
+    /// Those that are kept anywhere with transactions beyond the mirror's, newest last.
+    extra: VecDeque<Weak<Job>>,
     last_serial: u64,
     used: UsedTokens,
     tokens_made: u64,
@@ -170,6 +174,7 @@ impl Jds {
             tip: None,
             checks: Checks::default(),
             jobs: VecDeque::new(),
+            extra: VecDeque::new(),
             last_serial: 0,
             used: UsedTokens::new(MAX_USED_TOKENS),
             tokens_made: 0,

@@ -135,6 +135,14 @@ impl Checks {
         waiting
     }
 
+    /// A job that is not kept any more: declared again, it is judged again.
+    fn forget_job(&mut self, job: &Arc<Job>) {
+        let is_it = |result: &Result<Arc<Job>, Refusal>| {
+            result.as_ref().is_ok_and(|its| Arc::ptr_eq(its, job))
+        };
+        self.results.retain(|(_, result)| !is_it(result));
+    }
+
     pub(super) fn forget_results(&mut self) {
         self.results.clear();
     }
@@ -197,10 +205,7 @@ impl Jds {
         self.metrics.checked(result.is_ok(), waiting.len());
         let result = result.map(|fees| {
             self.keep_supplied(&check, fees);
-            self.jobs.push_back(check.job.clone());
-            if self.jobs.len() > MAX_JOBS {
-                self.jobs.pop_front();
-            }
+            self.keep_job(&check.job);
             check.job.clone()
         });
         self.checks.results.push_back((check.key, result.clone()));
@@ -260,6 +265,7 @@ impl Jds {
             declared,
             height: declaration.height,
             serial: self.last_serial,
+            extra_bytes: extra_bytes(&transactions),
             commitment,
         });
         // The client may have solved it before it was accepted.
@@ -345,11 +351,45 @@ impl Jds {
         }
     }
 
+    /// Keeps an accepted job for solutions. What such jobs hold beyond the mirror is bounded, wherever they are kept: the
+    /// oldest are given up, never the new one.
+    fn keep_job(&mut self, job: &Arc<Job>) {
+        self.jobs.push_back(job.clone());
+        if self.jobs.len() > MAX_JOBS {
+            self.jobs.pop_front();
+        }
+        if job.extra_bytes == 0 {
+            return;
+        }
+        self.extra.retain(|known| known.strong_count() > 0);
+        let mut left = (self.settings.supplied_bytes * 2).saturating_sub(job.extra_bytes);
+        let mut fitting = 0;
+        for known in self.extra.iter().rev() {
+            let bytes = known.upgrade().map_or(0, |known| known.extra_bytes);
+            let Some(rest) = left.checked_sub(bytes) else { break };
+            (left, fitting) = (rest, fitting + 1);
+        }
+        for old in self.extra.drain(..self.extra.len() - fitting).filter_map(|old| old.upgrade()) {
+            tracing::debug!(job = old.serial, "job forgotten: too many bytes are kept for such");
+            let is_another = |other: &Arc<Job>| !Arc::ptr_eq(other, &old);
+            self.jobs.retain(is_another);
+            self.clients.values_mut().for_each(|client| client.accepted.retain(is_another));
+            self.checks.forget_job(&old);
+        }
+        self.extra.push_back(Arc::downgrade(job));
+    }
+
     fn all_wait_for_node(&mut self, waiting: Vec<(PeerId, u32)>, trouble: &Refusal, now: Now) {
         for (peer, request_id) in waiting {
             self.wait_for_node(peer, request_id, trouble.clone(), now);
         }
     }
+}
+
+/// Of transactions that are kept for their job alone.
+fn extra_bytes(transactions: &[Known]) -> usize {
+    let extra = transactions.iter().filter(|known| known.is_extra);
+    extra.map(|known| known.transaction.raw.len()).sum()
 }
 
 fn key_of(tip: &Tip, declaration: &Declaration) -> Key {
@@ -381,5 +421,5 @@ fn code_of(reason: &str) -> &'static str {
 /// Results that are kept on a tip, accepted or refused.
 const MAX_RESULTS: usize = 512;
 /// Accepted jobs of all clients whose solutions are taken from anybody. Each is a list of pointers, 30 KB for a full
-/// block, to transactions that are mostly in the mirror.
+/// block, to transactions in the mirror and to extra ones, whose bytes are bounded.
 const MAX_JOBS: usize = 512;

@@ -54,6 +54,8 @@ pub(super) struct Known {
     pub(super) transaction: Arc<Transaction>,
     /// Satoshis; `None` for one that the client supplied.
     pub(super) fee: Option<u64>,
+    /// The mirror does not have it: this client supplied it, or one before.
+    pub(super) is_extra: bool,
 }
 
 impl Declaration {
@@ -148,8 +150,8 @@ impl Jds {
             return Err(Refusal::new("invalid-job", "a wtxid is listed twice"));
         }
         let known = |wtxid| {
-            let entry = self.mempool.get(wtxid)?;
-            Some(Known { transaction: entry.transaction.clone(), fee: Some(entry.fee) })
+            let (entry, is_extra) = self.mempool.find(wtxid)?;
+            Some(Known { transaction: entry.transaction.clone(), fee: Some(entry.fee), is_extra })
         };
         let transactions = wtxids.iter().map(known).collect();
         if !self.used.take(&token, now.unix_secs()) {
@@ -495,7 +497,7 @@ fn supply(
             return Err(Refusal::new("missing-txs", details));
         }
         declaration.transactions[at] =
-            Some(Known { transaction: Arc::new(transaction), fee: None });
+            Some(Known { transaction: Arc::new(transaction), fee: None, is_extra: true });
     }
     declaration.supplied_bytes = bytes;
     Ok(())

@@ -44,8 +44,10 @@ impl Mempool {
         }
     }
 
-    pub(super) fn get(&self, wtxid: &[u8; 32]) -> Option<&Entry> {
-        self.entries.get(wtxid).or_else(|| self.supplied.get(wtxid))
+    /// A transaction, and whether it is here only because a client supplied it.
+    pub(super) fn find(&self, wtxid: &[u8; 32]) -> Option<(&Entry, bool)> {
+        let mirrored = self.entries.get(wtxid).map(|entry| (entry, false));
+        mirrored.or_else(|| self.supplied.get(wtxid).map(|entry| (entry, true)))
     }
 
     pub(super) fn update(&mut self, added: Vec<Entry>, removed: &[[u8; 32]]) {
@@ -75,7 +77,7 @@ impl Mempool {
     /// Keeps a transaction that a client supplied.
     pub(super) fn keep_supplied(&mut self, entry: Entry) {
         let wtxid = entry.transaction.wtxid;
-        if self.get(&wtxid).is_some() {
+        if self.find(&wtxid).is_some() {
             return;
         }
         self.supplied_bytes += cost(&entry);
@@ -127,7 +129,7 @@ mod tests {
         let mut mempool = Mempool::new(1000, 900);
         mempool.update(vec![entry(1, 100), entry(2, 200), entry(3, 200)], &[]);
         assert_eq!((mempool.len(), mempool.bytes()), (2, 900));
-        assert!(mempool.get(&[3; 32]).is_none());
+        assert!(mempool.find(&[3; 32]).is_none());
         mempool.update(vec![entry(3, 200), entry(3, 200)], &[[0x81; 32], [0x99; 32]]);
         assert_eq!((mempool.len(), mempool.bytes()), (2, 1000));
         mempool.keep_supplied(entry(4, 100));
@@ -137,7 +139,7 @@ mod tests {
         assert_eq!(mempool.supplied(), (2, 800));
         mempool.keep_supplied(entry(6, 100));
         assert_eq!(mempool.supplied(), (2, 800));
-        assert!(mempool.get(&[4; 32]).is_none() && mempool.get(&[6; 32]).is_some());
+        assert!(mempool.find(&[4; 32]).is_none() && mempool.find(&[6; 32]).is_some());
         mempool.clear();
         assert_eq!((mempool.len(), mempool.bytes()), (0, 0));
     }

@@ -1,6 +1,7 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use adit_job_declaration::{AccountTag, Grant, Token, TokenId};
+use adit_job_declaration::{AccountTag, Grant, Token, TokenId, Transaction};
 use adit_node::ProposalResult::Valid;
 use adit_sv2::keys::AuthoritySecretKey;
 use adit_transport::{Engine, Event, PeerId};
@@ -228,5 +229,87 @@ proptest! {
         sim.pass(Duration::from_secs(11));
         prop_assert_eq!(sim.said(1).len(), 1);
         prop_assert_eq!(sim.engine.pending_bytes, 0);
+    }
+}
+
+/// One that spends a coin with as many bytes of witness, and others for each `n`.
+fn large(n: u32, bytes: usize) -> Arc<Transaction> {
+    let mut witness = vec![0; bytes];
+    witness[..4].copy_from_slice(&n.to_le_bytes());
+    let mut transaction: bitcoin::Transaction =
+        bitcoin::consensus::deserialize(&transaction(1).raw).unwrap();
+    transaction.input[0].witness = bitcoin::Witness::from_slice(&[witness]);
+    let raw = bitcoin::consensus::serialize(&transaction);
+    Arc::new(Transaction::parse(&raw).unwrap().0)
+}
+
+#[test]
+fn what_accepted_jobs_hold_beyond_the_mirror_is_bounded() {
+    let mut sim = Sim::new();
+    let known = transaction(1_000_000);
+    sim.mempool(std::slice::from_ref(&known));
+    sim.client(1);
+    sim.client(2);
+    let job = sim.job(2, 1, &[known]);
+    sim.accepted(2, &job);
+    let mut kept = Vec::new();
+    let mut last = None;
+    for n in 0..60 {
+        sim.pass(Duration::from_secs(1));
+        // Every other one is there already, from the job before.
+        let transaction = large(n / 2, 100_000);
+        let job = Job { tag: n as u8, ..sim.job(1, n, std::slice::from_ref(&transaction)) };
+        sim.declare(1, &job);
+        let missing = sim.said(1);
+        assert_eq!(missing.len(), usize::from(n % 2 == 0));
+        if !missing.is_empty() {
+            sim.provide(1, n, &[&transaction.raw]);
+        }
+        sim.judge(Valid);
+        assert!(matches!(sim.only_said(1), Said::Success { .. }));
+        kept.push(Arc::downgrade(&transaction_of(&sim)));
+        last = Some(job);
+    }
+    let held: usize = kept.iter().filter_map(|kept| kept.upgrade()).map(|t| t.raw.len()).sum();
+    let bound = 3 * settings().supplied_bytes;
+    assert!(held <= bound, "{held}");
+    // What needs nothing beyond the mirror stays, and so does the newest.
+    assert!(
+        sim.engine
+            .jobs
+            .iter()
+            .any(|job| job.declared.transactions().len() == 1 && job.extra_bytes == 0)
+    );
+    let client = &sim.engine.clients[&PeerId(1)];
+    assert_eq!(client.accepted.len(), 4);
+    let newest = client.accepted[0].clone();
+    assert!(sim.engine.jobs.iter().any(|job| Arc::ptr_eq(job, &newest)));
+    // That is known where it is declared again.
+    sim.pass(Duration::from_secs(1));
+    let token = sim.token(1);
+    sim.declare(1, &Job { token, request_id: 100, ..last.unwrap() });
+    assert!(matches!(sim.only_said(1), Said::Success { .. }));
+}
+
+/// Of the job that was accepted last.
+fn transaction_of(sim: &Sim) -> Arc<Transaction> {
+    sim.engine.jobs.back().unwrap().declared.transactions()[0].clone()
+}
+
+#[test]
+fn a_job_larger_than_the_bound_is_kept_while_it_is_the_newest() {
+    let mut sim = Sim::with(Settings { supplied_bytes: 1_000, ..settings() });
+    sim.client(1);
+    for n in 0..3 {
+        sim.pass(Duration::from_secs(1));
+        let transaction = large(n, 5_000);
+        let job = sim.job(1, n, std::slice::from_ref(&transaction));
+        sim.declare(1, &job);
+        sim.said(1);
+        sim.provide(1, n, &[&transaction.raw]);
+        sim.judge(Valid);
+        assert!(matches!(sim.only_said(1), Said::Success { .. }));
+        assert_eq!(sim.engine.jobs.len(), 1);
+        assert_eq!(sim.engine.clients[&PeerId(1)].accepted.len(), 1);
     }
 }
