@@ -2,18 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use adit_sv2::codec::Str0255;
+use adit_job_declaration::{AccountTag, Commitment, Grant, Token, TokenId};
+use adit_mining::{Change, ClientChannel, ClientChannels, CustomJob};
+use adit_sv2::codec::{B0255, Str0255};
+use adit_sv2::keys::AuthoritySecretKey;
 use adit_sv2::messages::AnyMessage;
 use adit_sv2::messages::common::{Common, PROTOCOL_MINING, SetupConnection};
 use adit_sv2::messages::job_declaration::JobDeclaration;
-use adit_sv2::messages::mining::{Mining, OpenExtendedMiningChannel, REQUIRES_VERSION_ROLLING};
-use adit_test_env::bitcoind::{self, Bitcoind};
+use adit_sv2::messages::mining::{
+    Mining, OpenExtendedMiningChannel, REQUIRES_VERSION_ROLLING, REQUIRES_WORK_SELECTION,
+};
+use adit_test_env::bitcoind::{self, Bitcoind, Chain};
 use adit_test_env::harness::{self, Role, Setup, Sv2Peer};
 use adit_test_env::sniffer::{Direction, Reading, Record, Sniffer};
 use bitcoin::consensus::{deserialize, serialize};
-use bitcoin::{Amount, Transaction, TxOut};
+use bitcoin::{Address, Amount, Transaction, TxOut};
+use bitcoincore_rpc::RpcApi;
 
 /// On a machine busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -124,6 +130,141 @@ fn a_standard_job_with_its_time_is_mined_at_once() {
         _ => None,
     });
     assert!((min_ntime..=min_ntime + 60).contains(&ntime), "{ntime}, told {min_ntime}");
+}
+
+/// A client with several channels on one connection, which does what it is told.
+struct Proxy {
+    peer: Sv2Peer,
+    channels: ClientChannels,
+}
+
+impl Proxy {
+    /// The next mining message by its name, whom it is addressed to, and the channels that it changed.
+    fn receive(&mut self) -> (String, u32, Vec<(u32, Change)>) {
+        let record = self.peer.receive(SOON).unwrap().expect("a connection");
+        let mut changed = Vec::new();
+        mining(&record, |message| {
+            if let Mining::OpenExtendedMiningChannelSuccess(opened) = &message {
+                self.channels.insert(ClientChannel::extended(opened).unwrap());
+            }
+            let change = |channel: &ClientChannel, change| changed.push((channel.id(), change));
+            self.channels.receive(&message, change).unwrap();
+            Some(())
+        });
+        let to = u32::from_le_bytes(*record.frame().1.first_chunk().unwrap());
+        (record.name, to, changed)
+    }
+
+    /// Reads up to a message of this name, and gives what [`receive`](Self::receive) does.
+    fn wait_for(&mut self, name: &str) -> (u32, Vec<(u32, Change)>) {
+        loop {
+            let (said, to, changed) = self.receive();
+            if said == name {
+                return (to, changed);
+            }
+        }
+    }
+
+    fn group(&self, channel_id: u32) -> u32 {
+        self.channels.get(channel_id).unwrap().group_channel_id()
+    }
+}
+
+/// A job of a client's own upon the node's tip, which pays what the harness's pools want to be paid.
+fn own_job(node: &Bitcoind) -> CustomJob {
+    let client = node.client().unwrap();
+    let tip = client.get_block_header_info(&client.get_best_block_hash().unwrap()).unwrap();
+    let address = harness::payout_address(Chain::Regtest).parse::<Address<_>>().unwrap();
+    let script_pubkey = address.assume_checked().script_pubkey();
+    let height = tip.height as i64 + 1;
+    let coinbase_prefix = bitcoin::script::Builder::new().push_int(height).into_script();
+    CustomJob {
+        version: 0x2000_0000,
+        prev_hash: *AsRef::<[u8; 32]>::as_ref(&tip.hash),
+        min_ntime: tip.median_time.unwrap() as u32 + 1,
+        nbits: u32::from_str_radix(&tip.bits, 16).unwrap(),
+        coinbase_tx_version: 2,
+        coinbase_prefix: coinbase_prefix.into_bytes(),
+        coinbase_tx_input_sequence: u32::MAX,
+        coinbase_tx_outputs: serialize(&vec![TxOut {
+            value: Amount::from_int_btc(50),
+            script_pubkey,
+        }]),
+        coinbase_tx_locktime: 0,
+        merkle_path: Vec::new(),
+    }
+}
+
+/// 5.3.22: `SetGroupChannel` parts a channel that works on jobs of its own from the others, who go on as they did.
+#[test]
+fn what_is_for_a_group_is_not_for_a_channel_that_left_it() {
+    let node = harness::regtest().unwrap();
+    let provider = Setup::template_provider(&node).start().unwrap();
+    let key = AuthoritySecretKey::from_entropy([9; 32]).unwrap();
+    let pool = Setup::pool(&provider.endpoint())
+        .set("job_declaration", "token_keys", vec![key.public().to_string()])
+        .start()
+        .unwrap();
+    pool.wait_ready(SOON).unwrap();
+    let peer = Sv2Peer::set_up(&pool.endpoint(), PROTOCOL_MINING, REQUIRES_WORK_SELECTION).unwrap();
+    let mut proxy = Proxy { peer, channels: ClientChannels::default() };
+    for request_id in 1..=3 {
+        proxy
+            .peer
+            .send(&OpenExtendedMiningChannel {
+                request_id,
+                user_identity: Str0255::cut("alice.farm"),
+                nominal_hash_rate: 1e3,
+                max_target: [0xff; 32],
+                min_extranonce_size: 8,
+            })
+            .unwrap();
+        proxy.wait_for("OpenExtendedMiningChannel.Success");
+        proxy.wait_for("SetNewPrevHash");
+    }
+    let ids: Vec<u32> = proxy.channels.iter().map(ClientChannel::id).collect();
+    let [own, ref others @ ..] = ids[..] else { panic!("{ids:?}") };
+    let group = proxy.group(own);
+    assert!(others.iter().all(|other| proxy.group(*other) == group) && !ids.contains(&group));
+
+    let mut requests = 0;
+    let mut declare = |proxy: &mut Proxy| {
+        requests += 1;
+        let job = own_job(&node);
+        let grant = Grant::Declared(Commitment::of(&job.message(0, 0, B0255::default()).unwrap()));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let (id, account) = (TokenId([requests; 8]), AccountTag::of(b"alice"));
+        let token = Token { expiry: now as u32 + 7_200, id, account, grant }.sign(&key, &[0; 32]);
+        let message = job.message(own, requests.into(), B0255::new(&token).unwrap()).unwrap();
+        proxy.peer.send(&message).unwrap();
+        let mut before = Vec::new();
+        loop {
+            let (said, _, changed) = proxy.receive();
+            if said.starts_with("SetCustomMiningJob") {
+                assert_eq!(said, "SetCustomMiningJob.Success");
+                return before;
+            }
+            before.push((said, changed));
+        }
+    };
+    declare(&mut proxy);
+    let (apart, changed) = proxy.wait_for("SetGroupChannel");
+    assert!(apart != group && !ids.contains(&apart), "{apart}");
+    assert_eq!(changed, [(own, Change::Group)]);
+    assert_eq!(proxy.group(own), apart);
+    assert!(others.iter().all(|other| proxy.group(*other) == group));
+
+    // The next tip is told to the group: work for the others, and not for the one that is apart.
+    node.generate(1).unwrap();
+    for name in ["NewExtendedMiningJob", "SetNewPrevHash"] {
+        let (to, changed) = proxy.wait_for(name);
+        let concerned: Vec<u32> = changed.iter().map(|(id, _)| *id).collect();
+        assert_eq!((to, &concerned[..]), (group, others), "{name}");
+    }
+    // Its own job for that tip is taken as well, and it stays where it is.
+    let between = declare(&mut proxy);
+    assert!(between.iter().all(|(said, _)| said != "SetGroupChannel"), "{between:?}");
+    assert_eq!(proxy.group(own), apart);
 }
 
 /// What a client says of itself at first.
