@@ -156,7 +156,7 @@ impl Miner {
                         let submission = Submission { channel_id, share, name };
                         self.share(peer, &submission, core, now, out);
                     }
-                    Err(_) => self.void_share(peer, &m, core, out),
+                    Err(_) => self.void_share(peer, &m, core, now, out),
                 }
             }
             Mining::SubmitSharesStandard(m) => {

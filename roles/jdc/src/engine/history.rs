@@ -94,6 +94,12 @@ impl History {
         self.changed = true;
     }
 
+    /// Whether a block is among the last ones.
+    pub(super) fn has_block(&self, hash: &BlockHash) -> bool {
+        let hash = hash.to_string();
+        self.blocks.iter().any(|known| known.hash == hash)
+    }
+
     /// What became of a block.
     pub(super) fn settle(&mut self, hash: &str, state: BlockState) {
         let block = self.blocks.iter_mut().rev().find(|block| block.hash == hash);

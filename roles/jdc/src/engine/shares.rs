@@ -11,6 +11,7 @@ use adit_sv2::codec::Str0255;
 use adit_sv2::messages::mining::{SubmitSharesError, SubmitSharesExtended};
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::channel::Channel;
 use super::claim::ForWhom;
 use super::downstream::Miner;
 use super::{Core, Effect, JdcEngine};
@@ -78,6 +79,13 @@ pub(super) struct Submission<'a> {
     pub(super) name: Option<&'a [u8]>,
 }
 
+/// A share that counts, or is a block whatever else is wrong with it.
+struct Found {
+    hash: BlockHash,
+    is_block: bool,
+    worker: Arc<str>,
+}
+
 /// When which channel has to be acknowledged, soonest first.
 pub(super) type Due = VecDeque<(Instant, PeerId, u32)>;
 
@@ -122,24 +130,7 @@ impl Miner {
         let worker = channel.names.worker(*name, &channel.identity, good, &mut core.names);
         core.history.share(&worker, hash.as_ref().filter(|_| good), now);
         if let Some(hash) = hash {
-            let prefix = *channel.server.extranonce_prefix();
-            let claim_id = channel.set_id(share);
-            let onward = |extranonce| Onward {
-                hash,
-                nonce: share.nonce,
-                ntime: share.ntime,
-                version: share.version,
-                extranonce,
-                is_block,
-                worker: worker.clone(),
-            };
-            let solution = is_block.then(|| channel.server.solution(share)).flatten();
-            if let Some(solution) = &solution {
-                core.block_found(channel, &worker, share, solution, now, out);
-            }
-            if let Some(id) = claim_id {
-                core.share_onward(id, &prefix, share.extranonce, onward, now, out);
-            }
+            core.pass_on(channel, share, Found { hash, is_block, worker }, now, out);
         }
         if let Some(error) = refused {
             return refuse(peer, channel_id, share.sequence_number, error.code(), out);
@@ -154,16 +145,26 @@ impl Miner {
         }
     }
 
-    /// Refuses a share whose name is no name: a field beyond its limit makes the message void (spec 3.4.3).
+    /// Refuses a share whose name is no name: a field beyond its limit makes the message void (spec 3.4.3). A block is a
+    /// block all the same.
     pub(super) fn void_share(
         &mut self,
         peer: PeerId,
         message: &SubmitSharesExtended<'_>,
-        core: &Core,
+        core: &mut Core,
+        now: Now,
         out: &mut Outbox<Effect>,
     ) {
         if let Some(channel) = self.channels.get_mut(message.channel_id) {
             channel.rejected += 1;
+            let share = Share::from(message);
+            // It is not remembered by the channel, and may come again.
+            if let Some(hash) = channel.server.block_of(&share)
+                && !core.history.has_block(&hash)
+            {
+                let found = Found { hash, is_block: true, worker: channel.identity.clone() };
+                core.pass_on(channel, &share, found, now, out);
+            }
         }
         core.metrics.share_rejected(INVALID_NAME);
         refuse(peer, message.channel_id, message.sequence_number, INVALID_NAME, out);
@@ -185,6 +186,34 @@ fn refuse(
 }
 
 impl Core {
+    /// To whom it may concern, the template provider first.
+    fn pass_on(
+        &mut self,
+        channel: &Channel,
+        share: &Share<'_>,
+        found: Found,
+        now: Now,
+        out: &mut Outbox<Effect>,
+    ) {
+        let Found { hash, is_block, worker } = found;
+        let solution = is_block.then(|| channel.server.solution(share)).flatten();
+        if let Some(solution) = &solution {
+            self.block_found(channel, &worker, share, solution, now, out);
+        }
+        let Some(claim_id) = channel.set_id(share) else { return };
+        let onward = |extranonce| Onward {
+            hash,
+            nonce: share.nonce,
+            ntime: share.ntime,
+            version: share.version,
+            extranonce,
+            is_block,
+            worker,
+        };
+        let prefix = channel.server.extranonce_prefix();
+        self.share_onward(claim_id, prefix, share.extranonce, onward, now, out);
+    }
+
     /// To the pool, into the cache, or nowhere; a block to the JDS as well.
     fn share_onward(
         &mut self,

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use adit_mining::Target;
 use adit_sv2::codec::Seq064K;
+use adit_sv2::messages::Message as _;
 use adit_sv2::messages::common::ChannelEndpointChanged;
 use adit_sv2::messages::extensions::RequestExtensions;
+use adit_sv2::messages::job_declaration::PushSolution;
 use adit_sv2::messages::mining::*;
+use adit_sv2::messages::template_distribution::SubmitSolution;
 use adit_sv2::tlv::{Tlv, WORKER_HASHRATE_TRACKING};
 use adit_transport::{Event, PeerId};
 
@@ -88,7 +91,6 @@ fn shares_that_waited_for_a_job_name_their_workers_too() {
     }
     assert!(names(&sim, 0, from).is_empty());
     let job = sim.payloads(Link::Pool(0), SetCustomMiningJob::TYPE, 0).pop().unwrap();
-    use adit_sv2::messages::Message as _;
     sim.accept_job(0, SetCustomMiningJob::decode(&job).unwrap().0.request_id);
     let mut names = names(&sim, 0, from);
     names.sort();
@@ -113,6 +115,27 @@ fn a_name_beyond_its_limit_voids_the_share() {
     miner.share(&mut sim);
     assert_eq!(names(&sim, 0, from), ["x".repeat(32)]);
     assert!(sim.closed.is_empty());
+}
+
+#[test]
+fn a_block_is_no_less_one_for_a_name_beyond_its_limit() {
+    let mut sim = naming("", 1);
+    let peer = proxy(&mut sim);
+    sim.open_as(peer, "farm.proxy", 8);
+    let mut miner = sim.opened(peer);
+    let from = sim.said.len();
+    miner.tlv = field(&[b'x'; 33]);
+    miner.block(&mut sim);
+    assert!(sim.heard_by(peer, from)[0].contains("invalid-user-identity"));
+    assert_eq!(sim.payloads(Link::TemplateProvider(0), SubmitSolution::TYPE, from).len(), 1);
+    assert_eq!(sim.payloads(Link::Jds(0), PushSolution::TYPE, from).len(), 1);
+    assert_eq!(names(&sim, 0, from), ["proxy"], "whose it is otherwise is not known");
+    assert_eq!(sim.status()["blocks"][0]["identity"], "farm.proxy");
+    // The same again is nothing new.
+    let from = sim.said.len();
+    miner.nonce -= 1;
+    miner.block(&mut sim);
+    assert_eq!(sim.said[from..].iter().map(|said| said.to).collect::<Vec<_>>(), [peer]);
 }
 
 #[test]

@@ -102,7 +102,8 @@ pub(super) struct Miner {
     pub(super) peer: PeerId,
     pub(super) channel: ClientChannel,
     read: usize,
-    nonce: u32,
+    /// Where the next search begins.
+    pub(super) nonce: u32,
 }
 
 impl Sim {
