@@ -257,7 +257,9 @@ impl Desk {
         if self.unusable == Some(plan.key) {
             return false;
         }
-        let Some(claim) = self.claims.back_mut() else { return true };
+        // Without a current one, what there is only waits to be paid for.
+        let newest = self.claims.back_mut().filter(|_| self.worked_on.is_some());
+        let Some(claim) = newest else { return true };
         if claim.key == plan.key {
             return false;
         }
@@ -296,10 +298,17 @@ impl Desk {
         self.ids.allocate()
     }
 
-    /// Nobody is there to work.
-    pub(super) fn clear(&mut self) {
-        self.claims.clear();
-        self.worked_on = None;
+    /// Nobody is there to work: what no share waits for ends, and what is not on this tip. Returns how many shares are
+    /// lost.
+    pub(super) fn rest(&mut self, tip: Option<[u8; 32]>) -> usize {
+        let mut lost = 0;
+        self.claims.retain(|claim| {
+            let on_tip = tip == Some(claim.tip.prev_hash);
+            lost += if on_tip { 0 } else { claim.cache.len() };
+            on_tip && claim.cache.len() > 0
+        });
+        self.worked_on = self.worked_on.filter(|id| self.key_of(*id).is_some());
+        lost
     }
 
     /// By the id that miners know.

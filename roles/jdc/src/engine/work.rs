@@ -33,9 +33,14 @@ impl JdcEngine {
         }
         let core = &mut self.core;
         if core.channels == 0 {
-            return core.desk.clear();
-        }
-        if let Some(plan) = core.plan() {
+            // No new jobs; but shares that wait for one are worth as much as if their miners were here.
+            let tip = core.templates.work().map(|(_, work)| work.tip().prev_hash);
+            let lost = core.desk.rest(tip);
+            core.metrics.onward("lost", lost as u64);
+            if core.desk.claims.is_empty() {
+                return;
+            }
+        } else if let Some(plan) = core.plan() {
             self.adopt(plan, now, out);
         }
         self.core.advance(now, out);

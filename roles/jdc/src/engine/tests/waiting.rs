@@ -6,6 +6,7 @@ use adit_mining::Target;
 use adit_sv2::codec::B032;
 use adit_sv2::messages::Message as _;
 use adit_sv2::messages::mining::*;
+use adit_transport::Event;
 use prometheus_client::registry::Registry;
 
 use super::sim::Sim;
@@ -207,4 +208,51 @@ fn a_jds_that_goes_in_the_midst_of_a_declaration_is_waited_for_from_its_return()
     assert_eq!(sim.upstream(), Some(0));
     sim.pass(Duration::from_secs(2));
     assert_eq!(sim.upstream(), Some(1), "it does not answer");
+}
+
+#[test]
+fn shares_that_wait_outlast_the_channels_they_were_found_on() {
+    for back_in_time in [true, false] {
+        let mut sim = Sim::working("", 1);
+        let mut miner = sim.extended(8);
+        sim.manners[0].answers_jobs = false;
+        sim.tip(2, 2);
+        for _ in 0..5 {
+            miner.share(&mut sim);
+        }
+        let from = sim.said.len();
+        sim.event(miner.peer, Event::Closed("reconnects"));
+        if back_in_time {
+            miner = sim.extended(8);
+            miner.share(&mut sim);
+        }
+        accept(&mut sim);
+        assert_eq!(jobs(&sim, 0, from), vec![102; if back_in_time { 6 } else { 5 }]);
+        // What nobody works on is not set again, and whoever comes has work.
+        sim.manners[0].answers_jobs = true;
+        let from = sim.said.len();
+        sim.pass(Duration::from_secs(5));
+        assert!(sim.payloads(Link::Pool(0), SetCustomMiningJob::TYPE, from).is_empty());
+        sim.extended(8).share(&mut sim);
+        assert_eq!(jobs(&sim, 0, from).len(), 1);
+    }
+}
+
+#[test]
+fn shares_that_wait_for_a_pool_that_is_away_outlast_their_channels_until_the_next_tip() {
+    for tip in [1, 2] {
+        let mut sim = Sim::working("", 1);
+        let mut miner = sim.extended(8);
+        sim.lose(Link::Pool(0));
+        miner.share(&mut sim);
+        sim.event(miner.peer, Event::Closed("gone"));
+        let from = sim.said.len();
+        sim.tip(2, tip);
+        assert_eq!(sim.engine.core.desk.claims.len(), if tip == 1 { 1 } else { 0 });
+        sim.connect(Link::Pool(0));
+        sim.pass(Duration::from_secs(2));
+        assert_eq!(jobs(&sim, 0, from).len(), if tip == 1 { 1 } else { 0 });
+        sim.extended(8).share(&mut sim);
+        assert_eq!(sim.status()["job"]["template_id"], 2);
+    }
 }
