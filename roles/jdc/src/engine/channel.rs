@@ -22,6 +22,12 @@ pub(super) struct Channel {
     pub(super) vardiff: Vardiff,
     /// What the miner said last; 0 if nothing.
     nominal_hash_rate: f64,
+    /// Hashes per second that it is assumed to do while it has found little; 0 where nothing is known.
+    assumed: f64,
+    /// The most that is believed of that before there is any share.
+    unseen: f64,
+    /// Shares since something was assumed.
+    shown: u64,
     pub(super) accepted: u64,
     pub(super) rejected: u64,
     pub(super) last_share: Option<Instant>,
@@ -33,6 +39,8 @@ pub(super) struct Channel {
 const HINT_FACTOR: f64 = 1.25;
 /// Shares after which what a miner finds says more than what it claims.
 const TRUSTED_SHARES: u64 = 10;
+/// Before that it is believed to be so many times as fast as they say: the first ones say little.
+const BELIEVED: f64 = 4.0;
 
 impl AsRef<ServerChannel> for Channel {
     fn as_ref(&self) -> &ServerChannel {
@@ -65,6 +73,9 @@ impl Channel {
             identity,
             names: Names::default(),
             nominal_hash_rate: hash_rate,
+            assumed: hash_rate,
+            unseen: core.settings.start_hashrate,
+            shown: 0,
             accepted: 0,
             rejected: 0,
             last_share: None,
@@ -72,12 +83,24 @@ impl Channel {
         }
     }
 
-    /// Hashes per second: what it finds, and before that what it says.
+    /// Hashes per second: what it finds, and before that what it says, within reason: the pool makes the one channel of
+    /// all miners as hard as their sum asks for.
     pub(super) fn hash_rate(&self) -> f64 {
-        if self.accepted < TRUSTED_SHARES && self.nominal_hash_rate > 0.0 {
-            return self.nominal_hash_rate;
+        let found = self.vardiff.hash_rate();
+        match self.shown {
+            _ if self.assumed <= 0.0 => found,
+            0 => self.assumed.min(self.unseen),
+            1..TRUSTED_SHARES => self.assumed.min(BELIEVED * found),
+            _ => found,
         }
-        self.vardiff.hash_rate()
+    }
+
+    /// Counts an accepted share.
+    pub(super) fn credit(&mut self, sequence_number: u32, work: u128, now: Now) {
+        (self.accepted, self.shown) = (self.accepted + 1, self.shown + 1);
+        self.last_share = Some(now.instant);
+        self.vardiff.on_share(work);
+        self.server.credit(sequence_number, work);
     }
 
     /// The id of the claim that a share is on, while that is live.
@@ -112,6 +135,11 @@ impl Channel {
     ) {
         let smaller = self.server.set_max_target(max_target);
         let hinted = self.hint(hash_rate).and_then(|hash_rate| {
+            if self.shown > 0 {
+                let found = self.vardiff.hash_rate();
+                self.unseen = core.settings.start_hashrate.max(BELIEVED * found);
+            }
+            (self.assumed, self.shown) = (hash_rate, 0);
             let target = core.target_for(hash_rate, max_target);
             self.vardiff.restart(target, now.instant);
             self.server.set_target(target)
@@ -128,7 +156,11 @@ impl Channel {
         if hash_rate <= 0.0 || same(hash_rate / before) {
             return None;
         }
-        let hinted = if before > 0.0 { self.hash_rate() * hash_rate / before } else { hash_rate };
+        let hinted = if before > 0.0 && self.accepted >= TRUSTED_SHARES {
+            self.vardiff.hash_rate() * hash_rate / before
+        } else {
+            hash_rate
+        };
         self.nominal_hash_rate = hash_rate;
         Some(hinted)
     }

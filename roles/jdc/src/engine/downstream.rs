@@ -83,9 +83,11 @@ impl JdcEngine {
     pub(super) fn measure_hash_rate(&mut self) {
         let each = self.miners.values().map(|miner| {
             let open: f64 = miner.channels.iter().map(Channel::hash_rate).sum();
-            open + miner.held.iter().map(|request| request.hash_rate).sum::<f64>()
+            let most = self.core.settings.start_hashrate;
+            open + miner.held.iter().map(|request| request.hash_rate.min(most)).sum::<f64>()
         });
-        self.core.desk.hash_rate = each.sum();
+        // As pools are told it.
+        self.core.desk.hash_rate = each.sum::<f64>().min(f32::MAX.into());
         self.core.metrics.hash_rate(self.core.desk.hash_rate);
     }
 

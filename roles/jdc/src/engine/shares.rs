@@ -114,10 +114,7 @@ impl Miner {
         let (hash, is_block, refused) = match channel.server.check_share(share, now.unix_secs()) {
             Ok(accepted) => {
                 core.metrics.share_accepted();
-                channel.accepted += 1;
-                channel.last_share = Some(now.instant);
-                channel.vardiff.on_share(accepted.work);
-                channel.server.credit(share.sequence_number, accepted.work);
+                channel.credit(share.sequence_number, accepted.work, now);
                 (Some(accepted.hash), accepted.is_block, None)
             }
             Err(rejected) => {

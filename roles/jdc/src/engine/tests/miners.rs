@@ -118,6 +118,66 @@ fn the_pool_hears_the_real_sum() {
 }
 
 #[test]
+fn a_claim_of_endless_hashrate_does_not_reach_the_pool() {
+    use adit_sv2::messages::Message as _;
+    let mut sim = Sim::working("", 1);
+    let mut honest = sim.extended(8);
+    honest.share(&mut sim);
+    let peer = sim.miner_connection(0);
+    let open = |request_id| OpenExtendedMiningChannel {
+        request_id,
+        user_identity: Str0255::cut("odd"),
+        nominal_hash_rate: f32::MAX,
+        max_target: [0xff; 32],
+        min_extranonce_size: 8,
+    };
+    // Not by channels, not by changes, and not by both after a reconnect of the pool.
+    for request_id in [5, 6] {
+        sim.send(peer, &open(request_id));
+        sim.pass(Duration::from_secs(2));
+    }
+    let odd = sim.opened(peer).channel.id();
+    for nominal_hash_rate in [1.0, f32::MAX, 1e30, f32::MAX] {
+        let maximum_target = [0xff; 32];
+        sim.send(peer, &UpdateChannel { channel_id: odd, nominal_hash_rate, maximum_target });
+        sim.pass(Duration::from_secs(2));
+    }
+    sim.lose(Link::Pool(0));
+    sim.connect(Link::Pool(0));
+    sim.pass(Duration::from_secs(3));
+    let rate = |p: &Vec<u8>| UpdateChannel::decode(p).unwrap().0.nominal_hash_rate;
+    let mut told: Vec<f32> =
+        sim.payloads(Link::Pool(0), UpdateChannel::TYPE, 0).iter().map(rate).collect();
+    let rate = |p: &Vec<u8>| OpenExtendedMiningChannel::decode(p).unwrap().0.nominal_hash_rate;
+    told.extend(sim.payloads(Link::Pool(0), OpenExtendedMiningChannel::TYPE, 0).iter().map(rate));
+    // 20 each is what is assumed of those that say nothing.
+    assert!(told.iter().all(|rate| *rate <= 60.0), "{told:?}");
+}
+
+#[test]
+fn a_claim_is_believed_as_far_as_shares_bear_it_out() {
+    let mut sim = Sim::working("", 1);
+    let peer = sim.miner_connection(0);
+    let open = OpenExtendedMiningChannel {
+        request_id: 5,
+        user_identity: Str0255::cut("fast"),
+        nominal_hash_rate: 1e6,
+        max_target: [0xff; 32],
+        min_extranonce_size: 8,
+    };
+    sim.send(peer, &open);
+    let mut miner = sim.opened(peer);
+    let mut seen = vec![sim.status()["hashrate"].as_f64().unwrap()];
+    for shares in [1, 9] {
+        (0..shares).for_each(|_| miner.share(&mut sim));
+        sim.pass(Duration::from_secs(1));
+        seen.push(sim.status()["hashrate"].as_f64().unwrap());
+    }
+    assert_eq!(seen[0], 20.0);
+    assert!(seen[1] > 20.0 && seen[1] < 1_000.0, "{seen:?}");
+}
+
+#[test]
 fn an_extranonce_of_no_bytes_is_granted_as_it_is_asked_for() {
     let mut sim = Sim::working("", 1);
     let mut miner = sim.extended(0);
