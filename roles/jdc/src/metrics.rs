@@ -41,6 +41,7 @@ pub struct Metrics {
     declarations: Family<[(&'static str, String); 1], Counter>,
     acceptance: Histogram,
     provided: Counter,
+    frames_dropped: Counter,
     connected: Family<[(&'static str, String); 2], Gauge>,
     failures: Family<[(&'static str, String); 1], Counter>,
     switches: Family<Label, Counter>,
@@ -96,6 +97,7 @@ impl Default for Metrics {
             declarations: Family::default(),
             acceptance: Histogram::new(exponential_buckets(1e-3, 2.0, 15)),
             provided: Counter::default(),
+            frames_dropped: Counter::default(),
             connected: Family::default(),
             failures: Family::default(),
             switches: Family::default(),
@@ -149,6 +151,8 @@ impl Metrics {
         registry.register_with_unit("job_acceptance", help, Unit::Seconds, self.acceptance.clone());
         let help = "Transactions that a JDS asked for";
         registry.register("transactions_provided", help, self.provided.clone());
+        let help = "Frames of extensions that were not passed on to the pool: miners sent too many";
+        registry.register("extension_frames_dropped", help, self.frames_dropped.clone());
         let help = "1 where a pool, JDS or template provider is connected";
         registry.register("upstream_connected", help, self.connected.clone());
         let help = "Times that an upstream was found to fail, by its pool";
@@ -163,6 +167,10 @@ impl Metrics {
         }
         let help = "Blocks found by miners, and what became of them";
         registry.register("blocks", help, self.blocks.clone());
+    }
+
+    pub(crate) fn extension_frame_dropped(&self) {
+        self.frames_dropped.inc();
     }
 
     pub(crate) fn share_accepted(&self) {

@@ -143,7 +143,7 @@ impl Miner {
                 return self.session.request_extensions(peer, (header, payload), offer, out);
             }
             _ => {
-                self.forward_up(peer, header, payload, core, out);
+                self.forward_up(peer, header, payload, core, now, out);
                 return Ok(());
             }
         }

@@ -10,11 +10,12 @@
 //! agreed on is void then (spec 3.6.4).
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use adit_sv2::frame::Header;
 use adit_sv2::messages::common::ChannelEndpointChanged;
 use adit_sv2::tlv::{EXTENSIONS_NEGOTIATION, WORKER_HASHRATE_TRACKING};
-use adit_transport::{Outbox, PeerId};
+use adit_transport::{Now, Outbox, PeerId};
 
 use super::downstream::Miner;
 use super::source::Source;
@@ -34,6 +35,8 @@ pub(super) struct Talks {
     end: Option<End>,
     /// The channel that has an extension.
     held_by: BTreeMap<u16, (PeerId, u32)>,
+    /// How much of the bucket is taken, in bytes, and when that was so.
+    taken: Option<(f64, Instant)>,
 }
 
 /// The other end of miners' channels.
@@ -47,6 +50,10 @@ enum End {
 
 /// Extensions that are spoken at a time; frames of more end here.
 const MAX_EXTENSIONS: usize = 64;
+/// Bytes that all miners together may have passed on at once, and in a second after that: the connection to the pool is
+/// everybody's, and ends where the pool does not take what is sent.
+const BUCKET: f64 = 65_536.0;
+const BUCKET_PER_SECOND: f64 = 8_192.0;
 
 impl Talks {
     /// Whether a channel may speak an extension: it has it, or nobody has.
@@ -57,6 +64,20 @@ impl Talks {
             None if full => false,
             None => self.held_by.insert(extension_type, (peer, channel_id)).is_none(),
         }
+    }
+
+    /// Whether a frame of this length may be passed on to the pool.
+    fn has_room(&mut self, len: usize, now: Now) -> bool {
+        let drained = |(taken, at): (f64, Instant)| {
+            let time = now.instant.duration_since(at).as_secs_f64();
+            (taken - time * BUCKET_PER_SECOND).max(0.0)
+        };
+        let taken = self.taken.map_or(0.0, drained) + len as f64;
+        if taken > BUCKET {
+            return false;
+        }
+        self.taken = Some((taken, now.instant));
+        true
     }
 
     /// A channel is gone.
@@ -132,6 +153,7 @@ impl Miner {
         header: &Header,
         payload: &[u8],
         core: &mut Core,
+        now: Now,
         out: &mut Outbox<Effect>,
     ) {
         let Some(id) = payload.first_chunk().filter(|_| header.channel_msg) else { return };
@@ -147,6 +169,9 @@ impl Miner {
         if let (Some(server), Some(up)) = (pool.state.ready(), &pool.channel)
             && core.talks.takes(header.extension_type, peer, id)
         {
+            if !core.talks.has_room(Header::LEN + payload.len(), now) {
+                return core.metrics.extension_frame_dropped();
+            }
             send(server, up.id, header, payload, out);
         }
     }

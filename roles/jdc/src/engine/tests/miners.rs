@@ -244,6 +244,32 @@ fn frames_of_unknown_extensions_pass_with_only_the_channel_changed() {
 }
 
 #[test]
+fn what_miners_may_have_passed_on_is_bounded_for_all_together() {
+    let mut sim = Sim::working("", 1);
+    let miners = [sim.extended(8), sim.extended(8)];
+    let speak = |sim: &mut Sim, len: u32, times: usize| {
+        let from = sim.said.len();
+        for time in 0..times {
+            let miner = &miners[time % 2];
+            let mut payload = miner.channel.id().to_le_bytes().to_vec();
+            payload.resize(len as usize, 0);
+            let extension_type = 0x4321 + (time % 2) as u16;
+            let header = Header { extension_type, channel_msg: true, msg_type: 1, msg_length: len };
+            sim.event(miner.peer, Event::Frame(header, &payload));
+        }
+        sim.said[from..].iter().map(|said| said.payload.len()).collect::<Vec<_>>()
+    };
+    assert!(speak(&mut sim, 100_000, 100).is_empty(), "too large a frame for any time");
+    assert_eq!(speak(&mut sim, 10_000, 100), [10_000; 6]);
+    assert!(speak(&mut sim, 10_000, 100).is_empty());
+    sim.pass(Duration::from_secs(2));
+    assert_eq!(speak(&mut sim, 10_000, 100), [10_000; 2]);
+    sim.pass(Duration::from_secs(3_600));
+    assert_eq!(speak(&mut sim, 10_000, 100), [10_000; 6]);
+    assert!(sim.closed.is_empty());
+}
+
+#[test]
 fn channels_that_speak_extensions_hear_when_their_end_is_another() {
     let mut sim =
         Sim::working("coinbase.solo_output = \"raw(51)\"\nfallback.well_after_ms = 1000", 2);
