@@ -170,6 +170,9 @@ impl Proxy {
     }
 }
 
+/// Bytes of extranonce for who makes jobs of its own.
+const OWN_EXTRANONCE: u16 = 8;
+
 /// A job of a client's own upon the node's tip, which pays what the harness's pools want to be paid.
 fn own_job(node: &Bitcoind) -> CustomJob {
     let client = node.client().unwrap();
@@ -177,14 +180,17 @@ fn own_job(node: &Bitcoind) -> CustomJob {
     let address = harness::payout_address(Chain::Regtest).parse::<Address<_>>().unwrap();
     let script_pubkey = address.assume_checked().script_pubkey();
     let height = tip.height as i64 + 1;
-    let coinbase_prefix = bitcoin::script::Builder::new().push_int(height).into_script();
+    // The height, and the opcode that pushes all of the extranonce: 4 bytes of the pool's and what was asked for.
+    let mut coinbase_prefix =
+        bitcoin::script::Builder::new().push_int(height).into_script().into_bytes();
+    coinbase_prefix.push(4 + OWN_EXTRANONCE as u8);
     CustomJob {
         version: 0x2000_0000,
         prev_hash: *AsRef::<[u8; 32]>::as_ref(&tip.hash),
         min_ntime: tip.median_time.unwrap() as u32 + 1,
         nbits: u32::from_str_radix(&tip.bits, 16).unwrap(),
         coinbase_tx_version: 2,
-        coinbase_prefix: coinbase_prefix.into_bytes(),
+        coinbase_prefix,
         coinbase_tx_input_sequence: u32::MAX,
         coinbase_tx_outputs: serialize(&vec![TxOut {
             value: Amount::from_int_btc(50),
@@ -216,7 +222,7 @@ fn what_is_for_a_group_is_not_for_a_channel_that_left_it() {
                 user_identity: Str0255::cut("alice.farm"),
                 nominal_hash_rate: 1e3,
                 max_target: [0xff; 32],
-                min_extranonce_size: 8,
+                min_extranonce_size: OWN_EXTRANONCE,
             })
             .unwrap();
         proxy.wait_for("OpenExtendedMiningChannel.Success");

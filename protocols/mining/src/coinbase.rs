@@ -225,6 +225,23 @@ pub fn script_sig_prefix(
     script
 }
 
+/// Whether the extranonce, `full_extranonce_size` bytes behind this part of a scriptSig, is all that the last push of the
+/// script pushes: the script, read from its first byte, ends with a push opcode of that size.
+///
+/// Then where it lies follows from the bytes of the script alone: equal scripts have equal extranonces, prefixes
+/// included, however their makers had cut them.
+pub fn ends_with_push_of(script_sig_prefix: &[u8], full_extranonce_size: usize) -> bool {
+    let mut rest = script_sig_prefix;
+    while let Some((size, after)) = split_push(rest) {
+        if after.is_empty() {
+            return size == full_extranonce_size;
+        }
+        let Some(next) = after.get(size..) else { return false };
+        rest = next;
+    }
+    false
+}
+
 /// One transaction output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Output<'a> {
@@ -288,29 +305,30 @@ pub fn split_outputs(array: &[u8]) -> Result<(u64, &[u8]), CoinbaseError> {
 /// is 20); a block's limit counts each four times.
 pub fn script_sigops(script_pubkey: &[u8]) -> u32 {
     let (mut rest, mut sigops) = (script_pubkey, 0);
-    while let Some((opcode, after)) = rest.split_first() {
-        let little_endian =
-            |bytes: &[u8]| bytes.iter().rev().fold(0, |len, byte| len << 8 | usize::from(*byte));
-        let (len_bytes, len) = match opcode {
-            0x01..=0x4b => (0, usize::from(*opcode)),
-            0x4c..=0x4e => {
-                let bytes = 1 << (opcode - 0x4c);
-                let Some(len) = after.get(..bytes) else { break };
-                (bytes, little_endian(len))
-            }
-            _ => (0, 0),
-        };
-        match opcode {
+    while let Some((size, after)) = split_push(rest) {
+        match rest[0] {
             0xac | 0xad => sigops += 1,
             0xae | 0xaf => sigops += 20,
             _ => {}
         }
-        let Some(next) = len_bytes.checked_add(len).and_then(|skip| after.get(skip..)) else {
-            break; // cut off: nothing behind it counts
-        };
+        let Some(next) = after.get(size..) else { break }; // cut off: nothing behind it counts
         rest = next;
     }
     sigops
+}
+
+/// Reads an opcode: the bytes that it pushes, none where it is no push, and what is behind it and its length. `None` at
+/// the end, or where the length is cut off.
+fn split_push(script: &[u8]) -> Option<(usize, &[u8])> {
+    let (opcode, after) = script.split_first()?;
+    match opcode {
+        0x01..=0x4b => Some((usize::from(*opcode), after)),
+        0x4c..=0x4e => {
+            let (size, after) = after.split_at_checked(1 << (opcode - 0x4c))?;
+            Some((size.iter().rev().fold(0, |size, byte| size << 8 | usize::from(*byte)), after))
+        }
+        _ => Some((0, after)),
+    }
 }
 
 /// Where the block's value goes: scripts with weights.

@@ -7,6 +7,7 @@ use adit_sv2::frame::encode_frame;
 
 use super::jobs::JobTableError;
 use super::{ChannelKind, ServerChannel};
+use crate::coinbase::ends_with_push_of;
 use crate::custom::{CustomJob, Portion};
 use crate::job::{Job, JobError};
 use crate::template::Tip;
@@ -103,6 +104,9 @@ pub enum CustomError {
     /// The fields make no job.
     #[error(transparent)]
     Job(#[from] JobError),
+    /// Another channel could have the same coinbases: see [`ends_with_push_of`].
+    #[error("the extranonce is not what the last push of the coinbase's script pushes")]
+    ExtranoncePlace,
     /// A channel does not take it.
     #[error(transparent)]
     Table(#[from] JobTableError),
@@ -304,7 +308,9 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
 
     /// Gives an extended channel, or all extended members of a group (spec 5.3.18), a custom job,
     /// to be worked on at once under this id. The tip is the caller's decision, as is all that the
-    /// token is about. Returns how many channels have it now.
+    /// token is about. The extranonce must be the last push of the coinbase's script, alone and
+    /// whole: no two channels then ever have a share in common. Returns how many channels have it
+    /// now.
     ///
     /// # Errors
     /// [`CustomError`]; nothing changes then.
@@ -326,6 +332,9 @@ impl<C: AsRef<ServerChannel> + AsMut<ServerChannel>> Channels<C> {
         let size =
             size.ok_or(CustomError::UnknownChannel(channel_or_group))?.full_extranonce_size();
         let job = Arc::new(custom.job(job_id, size, version_rolling_allowed)?);
+        if !ends_with_push_of(&custom.coinbase_prefix, size) {
+            return Err(CustomError::ExtranoncePlace);
+        }
         for channel in self.iter().map(C::as_ref).filter(|channel| chosen(channel)) {
             channel.admits_custom_job(job_id, &job, tip)?;
         }

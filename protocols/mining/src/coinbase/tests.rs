@@ -103,6 +103,37 @@ fn script_sig_layout() {
 }
 
 #[test]
+fn the_extranonce_is_the_last_push_alone_and_whole() {
+    for size in 1..=MAX_FULL_EXTRANONCE_SIZE {
+        for (height, tag) in [(&[3, 1, 2, 3][..], "tag"), (&[0x51, 0], ""), (&[], "/a/"), (&[], "")]
+        {
+            let prefix = script_sig_prefix(height, tag.as_bytes(), size);
+            assert!(ends_with_push_of(&prefix, size), "{prefix:?}");
+            assert!(!ends_with_push_of(&prefix, size + 1) && !ends_with_push_of(&prefix, size - 1));
+            assert!(
+                !ends_with_push_of(&[&prefix[..], &[size as u8]].concat(), size),
+                "in the push"
+            );
+        }
+    }
+    let good = [&[1, 9, 20][..], &[0x4c, 20], &[0x4d, 20, 0], &[0x4e, 20, 0, 0, 0], &[0xac, 20]];
+    good.iter().for_each(|prefix| assert!(ends_with_push_of(prefix, 20), "{prefix:?}"));
+    // Nothing; no push; a length that is cut off; data or a length that only looks like an opcode; more than there is.
+    let bad = [
+        &[][..],
+        &[0x51],
+        &[0x4c],
+        &[0x4d, 20],
+        &[2, 9, 20],
+        &[3, 9, 9, 20],
+        &[0x4c, 1, 20],
+        &[0x4e, 0xff, 0xff, 0xff, 0xff, 20],
+        &[1, 9, 20, 0x4c],
+    ];
+    bad.iter().for_each(|prefix| assert!(!ends_with_push_of(prefix, 20), "{prefix:?}"));
+}
+
+#[test]
 fn payouts_split_everything() {
     let payouts = Payouts::new([(vec![1], 1), (vec![2], 1), (vec![3; 22], 1)]).unwrap();
     let values: Vec<_> = payouts.split(100).map(|output| output.value).collect();
@@ -115,6 +146,26 @@ fn payouts_split_everything() {
 }
 
 proptest! {
+    /// Wherever a script is cut, at most one cut has the extranonce where it may be.
+    #[test]
+    fn a_script_has_one_place_for_an_extranonce(
+        pieces in prop::collection::vec(
+            (prop_oneof![0u8..8, 0x4au8..0x53, any::<u8>()], prop::collection::vec(0u8..6, 0..6)),
+            0..20,
+        ),
+    ) {
+        let script: Vec<u8> = pieces.into_iter().flat_map(|(op, data)| [vec![op], data].concat()).collect();
+        let places: Vec<usize> = (0..script.len())
+            .filter(|at| ends_with_push_of(&script[..*at], script.len() - at))
+            .collect();
+        prop_assert!(places.len() <= 1, "{:?} in {:?}", places, script);
+        // It is what Bitcoin's own parser finds last.
+        let parsed = ScriptBuf::from_bytes(script.clone());
+        let last = parsed.instructions().last().and_then(|last| last.ok());
+        let pushed = last.as_ref().and_then(|last| last.push_bytes()).map_or(0, |push| push.len());
+        prop_assert_eq!(places.first().map_or(0, |at| script.len() - at), pushed);
+    }
+
     #[test]
     fn payouts_never_create_or_lose_value(value: u64, weights in prop::collection::vec(0u64..1 << 58, 1..20)) {
         prop_assume!(weights.iter().any(|weight| *weight > 0));

@@ -196,7 +196,8 @@ impl From<CustomError> for Refused {
         Self::field(match error {
             CustomError::UnknownChannel(_) => "invalid-channel-id",
             CustomError::Job(JobError::MerklePath { .. }) => "invalid-merkle-path",
-            CustomError::Job(JobError::Coinbase(CoinbaseError::ScriptSigTooLong { .. })) => {
+            CustomError::ExtranoncePlace
+            | CustomError::Job(JobError::Coinbase(CoinbaseError::ScriptSigTooLong { .. })) => {
                 "invalid-coinbase-prefix"
             }
             CustomError::Job(JobError::Coinbase(

@@ -459,6 +459,13 @@ fn custom_jobs_of_groups() {
     let [a, b, c] = [a, b, standard].map(|id| net.server.get(id).unwrap());
     assert!(a.works_on(10) && b.works_on(10) && a.works_on(11) && c.job(10).is_none());
     assert!(!b.works_on(11), "nothing was half done");
+    for prefix in
+        [&custom.coinbase_prefix[..1], &[custom.coinbase_prefix.as_slice(), &[20]].concat()]
+    {
+        let bad = CustomJob { coinbase_prefix: prefix.to_vec(), ..custom.clone() };
+        let added = net.server.add_custom_job(2, 13, &bad, true, &tip, Portion::WHOLE);
+        assert_eq!(added, Err(CustomError::ExtranoncePlace));
+    }
     let bad = CustomJob { coinbase_tx_outputs: vec![9], ..custom };
     let added = net.server.add_custom_job(2, 13, &bad, true, &tip, Portion::WHOLE);
     assert!(matches!(added, Err(CustomError::Job(_))));

@@ -1,6 +1,7 @@
 //! Jobs that clients choose themselves.
 
 mod grouped;
+mod paid_once;
 mod tips;
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use adit_sv2::frame::Header;
 use adit_sv2::keys::AuthoritySecretKey;
 use adit_sv2::messages::Message;
 use adit_sv2::messages::mining::{
-    Mining, OpenExtendedMiningChannelSuccess, SetCustomMiningJob, SetCustomMiningJobSuccess,
+    Mining, OpenExtendedMiningChannel, OpenExtendedMiningChannelSuccess, SetCustomMiningJob,
+    SetCustomMiningJobSuccess,
 };
 use adit_transport::{Event, PeerId};
 use bitcoin::{Amount, TxOut};

@@ -417,13 +417,17 @@ impl Rig {
     /// Searches a nonce; every search goes on where the last one ended. The client's own check is not asked, so that the
     /// pool's is.
     pub(super) fn search(&mut self, wanted: Wanted) -> Found {
+        self.search_with(wanted, vec![0x5a; self.client.extranonce_size()], 0)
+    }
+
+    /// The same with this extranonce and an nTime so many seconds later than the job's.
+    pub(super) fn search_with(&mut self, wanted: Wanted, extranonce: Vec<u8>, later: u32) -> Found {
         let work = self.client.active().expect("work");
-        let extranonce = vec![0x5a; self.client.extranonce_size()];
         let root = work
             .merkle_root
             .or_else(|| work.job.merkle_root(work.extranonce_prefix, &extranonce))
             .unwrap();
-        let (version, ntime) = (work.job.version(), work.min_ntime);
+        let (version, ntime) = (work.job.version(), work.min_ntime + later);
         let network = work.tip.network_target;
         let fits = |hash: &BlockHash| match wanted {
             Wanted::Block => network.is_met_by(hash),

@@ -73,7 +73,7 @@ fn the_pool_may_be_ahead_for_a_moment() {
 }
 
 /// The job that a miner has, as its client would bring it.
-fn copy_of_ours(rig: &Rig) -> CustomJob {
+pub(super) fn copy_of_ours(rig: &Rig) -> CustomJob {
     let work = rig.client.active().unwrap();
     let coinbase = work.job.coinbase().unwrap();
     let (sequence, rest) = coinbase.suffix().split_first_chunk().unwrap();

@@ -1,0 +1,46 @@
+//! No share is paid twice, whatever a client does with jobs of its own.
+
+use super::*;
+
+/// Opens a channel that rolls so many bytes.
+fn sized(sim: &mut Sim, peer: PeerId, size: u16) -> Rig {
+    let open =
+        OpenExtendedMiningChannel { min_extranonce_size: size, ..open_extended(1, "alice.farm") };
+    sim.send(peer, Link::Miner, &open);
+    sim.rig(peer)
+}
+
+/// Shares paid since it was asked last.
+fn paid(sim: &mut Sim) -> usize {
+    let accepted = |record: &Record| {
+        matches!(record, Record::Share { outcome: ShareOutcome::Accepted { .. }, .. })
+    };
+    sim.records.drain(..).filter(accepted).count()
+}
+
+/// One channel's extranonce may contain those of others, who would put theirs where it has them.
+#[test]
+fn a_share_of_one_channel_is_none_of_another_with_a_smaller_extranonce() {
+    let (mut sim, _) = working("");
+    let plain = sim.miner(0);
+    let mut outer = sized(&mut sim, plain, 16);
+    let inner = [12, 8, 4, 0].map(|size| {
+        let peer = connect(&mut sim);
+        sized(&mut sim, peer, size)
+    });
+    let extranonce: Vec<u8> =
+        inner.iter().flat_map(|rig| rig.client.extranonce_prefix().to_vec()).collect();
+    let found = outer.search_with(Wanted::Share, extranonce, 0);
+    outer.submit(&mut sim, &found);
+    assert_eq!(paid(&mut sim), 1);
+    let ours = tips::copy_of_ours(&outer);
+    let mut before = outer.client.extranonce_prefix().to_vec();
+    for (id, rig) in (1..).zip(&inner) {
+        let mut job = ours.clone();
+        job.coinbase_prefix.extend(&before);
+        before.extend(rig.client.extranonce_prefix().as_bytes());
+        let signed = token(id, declared(&job)).sign(&key(1), &[0; 32]);
+        refused(&mut sim, rig, &job, &signed, "invalid-coinbase-prefix");
+    }
+    assert_eq!(paid(&mut sim), 0);
+}
