@@ -15,8 +15,8 @@ use crate::share::{AcceptedShare, RejectedShare, Seen, SeenShares, Share, ShareE
 use crate::target::Target;
 use crate::template::Tip;
 
-/// Jobs that a channel keeps live at once; the oldest active one makes room. At a template every 30
-/// seconds a share may be 8 minutes late. Memory per channel is bounded by it.
+/// Jobs that a channel keeps live at once; the oldest active one makes room, but never the newest that the server gave.
+/// At a template every 30 seconds a share may be 8 minutes late. Memory per channel is bounded by it.
 pub const MAX_LIVE_JOBS: usize = 16;
 
 /// Ids of dead jobs that are kept, to tell a late share from nonsense.
@@ -177,14 +177,26 @@ impl JobTable {
         let seen = same.unwrap_or_else(|| self.free_set());
         self.seen[seen].users += 1;
         if self.ids.len() == MAX_LIVE_JOBS {
-            // A job that waits for its tip has its best time before it.
-            let oldest = self.slots.iter().position(|slot| slot.active.is_some()).unwrap_or(0);
-            self.retire(oldest);
+            self.retire(self.makes_room());
         }
         self.stale.retain(|stale| *stale != id);
         self.ids.push(id);
         self.slots.push(Slot { job, extranonce_prefix, merkle_root, active, seen });
         Ok(())
+    }
+
+    /// The job that makes room for another one: the oldest active one, since one that waits for its tip has its best time
+    /// before it. Never the newest of the server's own, which the server may send again: by as many custom jobs its
+    /// client could have its shares forgotten, and be paid for them once more.
+    fn makes_room(&self) -> usize {
+        let newest = self.newest_given_at();
+        let oldest = |active: bool| {
+            let fits = |(at, slot): (usize, &Slot)| {
+                Some(at) != newest && (slot.active.is_some() || !active)
+            };
+            self.slots.iter().enumerate().position(fits)
+        };
+        oldest(true).or_else(|| oldest(false)).unwrap_or(0)
     }
 
     /// Whether a custom job may come: it was not here before, or still is.
@@ -277,9 +289,13 @@ impl JobTable {
 
     /// The newest active job that is not a custom one, and its id.
     pub(crate) fn newest_given(&self) -> Option<(u32, &Slot)> {
-        let given = |slot: &Slot| slot.active.as_ref().is_some_and(|a| a.custom.is_none());
-        let at = self.slots.iter().rposition(given)?;
+        let at = self.newest_given_at()?;
         Some((self.ids[at], &self.slots[at]))
+    }
+
+    fn newest_given_at(&self) -> Option<usize> {
+        let given = |slot: &Slot| slot.active.as_ref().is_some_and(|a| a.custom.is_none());
+        self.slots.iter().rposition(given)
     }
 
     /// Checks a share: cheap questions first. Allocates only when the set of seen shares grows.

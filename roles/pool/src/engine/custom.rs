@@ -332,9 +332,6 @@ impl Miner {
                 channel.server.forget_other_tips(ours.iter().chain(known.clone()));
             }
         }
-        if !self.works_on_its_own() {
-            return;
-        }
         if let Some(at) = self.custom.graces.iter().position(|g| g.prev_hash == new.prev_hash) {
             // The client was ahead. What it said of this tip counts only where it is true.
             let ahead = self.custom.graces.swap_remove(at);
@@ -342,7 +339,9 @@ impl Miner {
                 self.retire(&new.prev_hash);
             }
         }
-        self.custom.allow(old, until);
+        if self.works_on_its_own() {
+            self.custom.allow(old, until);
+        }
     }
 
     /// About once a second: what has had its time is stale, and who has nothing left of its own gets our work.

@@ -107,6 +107,32 @@ fn a_custom_job_does_not_come_back_with_its_shares_forgotten() {
     assert_eq!(add(&mut table, 42, 1, 2), Err(JobTableError::Repeated));
 }
 
+/// The server gives its newest job again where the client has none of its own: its shares must be known then.
+#[test]
+fn the_newest_job_of_the_server_makes_no_room_for_others() {
+    let prefix = Extranonce::new(&[1, 2, 3, 4]).unwrap();
+    let mut table = JobTable::default();
+    for id in 1..=2 {
+        table.insert(id, job(id, 20), prefix, None, Some(active(1))).unwrap();
+        submit(&mut table, id, 1);
+    }
+    for id in 3..=40 {
+        table.insert(id, job(id, 20), prefix, None, Some(custom(id as u8 % 2))).unwrap();
+    }
+    assert!(table.get(1).is_none() && table.get(2).is_some());
+    assert_eq!((table.ids.len(), table.newest_given().unwrap().0), (MAX_LIVE_JOBS, 2));
+    // Not even where all others wait for their tips: of those the oldest goes.
+    table.retain(|id, _| id == 2);
+    for id in 41..=57 {
+        table.insert(id, job(id, 20), prefix, None, None).unwrap();
+    }
+    assert!(table.get(2).is_some() && table.get(42).is_none() && table.get(43).is_some());
+    table.insert(58, job(58, 20), prefix, None, Some(active(1))).unwrap();
+    assert!(table.get(2).is_some() && table.get(43).is_none(), "not for its successor either");
+    table.insert(59, job(59, 20), prefix, None, None).unwrap();
+    assert!(table.get(2).is_none() && table.get(58).is_some());
+}
+
 /// The server's own jobs can be copied as well, and one job can be brought on two tips.
 #[test]
 fn copies_of_any_job_do_not_pay_its_shares_again() {

@@ -44,3 +44,52 @@ fn a_share_of_one_channel_is_none_of_another_with_a_smaller_extranonce() {
     }
     assert_eq!(paid(&mut sim), 0);
 }
+
+/// As many jobs as a channel keeps, on the tip before, and then one that is refused: the channel has our job again.
+#[test]
+fn our_job_does_not_pay_its_shares_again_after_many_of_the_clients() {
+    let (mut sim, tp) = working("job_declaration.grace_secs = 5");
+    let mut rig = client(&mut sim);
+    sim.tip_at(tp, 0, 2, 2, 301);
+    rig.listen(&mut sim);
+    let found = rig.search(Wanted::Share);
+    rig.submit(&mut sim, &found);
+    assert_eq!(paid(&mut sim), 1);
+    for serial in 1..=32 {
+        let mut old = job(1, 300);
+        old.coinbase_prefix.splice(3.., [4, b'j', b'd', b'c', serial, 12]);
+        declare(&mut sim, &rig, &old, serial);
+        sim.drop_frames();
+        if serial % 16 == 0 {
+            let code = "invalid-mining-job-token";
+            refused(&mut sim, &rig, &job(1, 300), &[1; 9], code);
+            rig.submit(&mut sim, &found);
+            assert!(sim.heard(rig.peer)[0].contains("duplicate-share"));
+        }
+    }
+    assert_eq!(paid(&mut sim), 0);
+}
+
+/// A client that was ahead for a moment, works on ours and brings a job of its own again before that moment is over.
+#[test]
+fn our_job_does_not_pay_its_shares_again_where_the_client_was_ahead_of_it() {
+    let (mut sim, tp) = working("job_declaration.grace_secs = 5");
+    let mut rig = client(&mut sim);
+    let mut ahead = job(2, 301);
+    declare(&mut sim, &rig, &ahead, 1);
+    refused(&mut sim, &rig, &ahead, &[1; 9], "invalid-mining-job-token");
+    sim.tip_at(tp, 0, 2, 2, 301);
+    rig.listen(&mut sim);
+    let found = rig.search(Wanted::Share);
+    rig.submit(&mut sim, &found);
+    assert_eq!(paid(&mut sim), 1);
+    ahead.merkle_path.pop();
+    declare(&mut sim, &rig, &ahead, 2);
+    for _ in 0..10 {
+        sim.pass(Duration::from_secs(1));
+    }
+    rig.listen(&mut sim);
+    rig.submit(&mut sim, &found);
+    assert!(sim.heard(rig.peer)[0].contains("duplicate-share"));
+    assert_eq!(paid(&mut sim), 0);
+}
