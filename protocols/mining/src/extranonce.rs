@@ -109,6 +109,9 @@ pub struct ExtranonceTooLong {
 /// is no other. So opening and closing channels exhausts neither space nor memory; what does has to
 /// find a share for each slice.
 ///
+/// Shares may also have been found for previous hashes that were yet to come
+/// ([`release_ahead`](Self::release_ahead)): such slices rest until [`TIPS_AHEAD`] more have come.
+///
 /// A pool puts its `server_id` into the head; a translator divides its upstream's space with an
 /// empty head.
 #[derive(Clone, Debug)]
@@ -121,12 +124,17 @@ pub struct ExtranonceAllocator {
     quarantine: BTreeSet<u32>,
     /// In quarantine too, but without a share.
     unused: BTreeSet<u32>,
+    /// In quarantine from the next previous hash on, from the one after that, and so on.
+    ahead: VecDeque<BTreeSet<u32>>,
     /// Of tips whose grace is not over, oldest first.
     resting: VecDeque<BTreeSet<u32>>,
 }
 
 /// Slices without a share that wait for the next previous hash whatever happens.
 pub const MAX_UNUSED: usize = 1 << 16;
+
+/// Previous hashes that an owner of slices may have been ahead of.
+pub const TIPS_AHEAD: usize = 3;
 
 impl ExtranonceAllocator {
     /// A space of `256^slice_len` slices behind `head`.
@@ -141,7 +149,8 @@ impl ExtranonceAllocator {
         Extranonce::concat(head, &[0; 4][..slice_len])?;
         let head = Extranonce::new(head)?;
         let [free, quarantine, unused] = [(); 3].map(|()| BTreeSet::new());
-        Ok(Self { head, slice_len, next: 0, free, quarantine, unused, resting: VecDeque::new() })
+        let [ahead, resting] = [(); 2].map(|()| VecDeque::new());
+        Ok(Self { head, slice_len, next: 0, free, quarantine, unused, ahead, resting })
     }
 
     /// The lowest free slice, behind the head.
@@ -173,16 +182,26 @@ impl ExtranonceAllocator {
         self.in_use_slice(prefix).is_some_and(|slice| self.unused.insert(slice))
     }
 
+    /// [`release`](Self::release) of a slice with which shares may have been accepted that are for one of the next
+    /// [`TIPS_AHEAD`] previous hashes.
+    pub fn release_ahead(&mut self, prefix: &Extranonce) -> bool {
+        let Some(slice) = self.in_use_slice(prefix) else { return false };
+        self.ahead.resize_with(TIPS_AHEAD, BTreeSet::new);
+        self.ahead[TIPS_AHEAD - 1].insert(slice)
+    }
+
     /// Work on the released slices is stale now: they may be handed out again.
     pub fn new_prev_hash(&mut self) {
-        self.free.append(&mut self.quarantine);
+        let mut slices = self.end_quarantine();
+        self.free.append(&mut slices);
         self.free.append(&mut self.unused);
     }
 
     /// The same where jobs on the tip before still count for a while: slices with shares are free
     /// only with [`grace_over`](Self::grace_over), to be called once for each call of this.
     pub fn new_prev_hash_with_grace(&mut self) {
-        self.resting.push_back(mem::take(&mut self.quarantine));
+        let slices = self.end_quarantine();
+        self.resting.push_back(slices);
         self.free.append(&mut self.unused);
     }
 
@@ -191,6 +210,12 @@ impl ExtranonceAllocator {
         if let Some(mut slices) = self.resting.pop_front() {
             self.free.append(&mut slices);
         }
+    }
+
+    /// What was in quarantine, which begins for those who were ahead of this previous hash.
+    fn end_quarantine(&mut self) -> BTreeSet<u32> {
+        let next = self.ahead.pop_front().unwrap_or_default();
+        mem::replace(&mut self.quarantine, next)
     }
 
     /// Slices that exist.
@@ -218,7 +243,8 @@ impl ExtranonceAllocator {
 
     /// Slices that were given back.
     fn idle(&self) -> impl Iterator<Item = &BTreeSet<u32>> {
-        [&self.free, &self.quarantine, &self.unused].into_iter().chain(&self.resting)
+        let waiting = self.ahead.iter().chain(&self.resting);
+        [&self.free, &self.quarantine, &self.unused].into_iter().chain(waiting)
     }
 }
 

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -24,6 +24,28 @@ fn slices_with_shares_rest_until_the_grace_is_over() {
     space.grace_over();
     assert_eq!(space.allocate().unwrap(), all[2]);
     assert_eq!(space.in_use(), 4);
+}
+
+#[test]
+fn slices_with_shares_of_tips_to_come_rest_until_those_are_over() {
+    for grace in [false, true] {
+        let mut space = ExtranonceAllocator::new(&[7], 1).unwrap();
+        let slice = space.allocate().unwrap();
+        assert!(space.release_ahead(&slice) && !space.release_ahead(&slice));
+        for _ in 0..=TIPS_AHEAD {
+            assert_ne!(space.allocate().unwrap(), slice);
+            if grace {
+                space.new_prev_hash_with_grace();
+            } else {
+                space.new_prev_hash();
+            }
+            if grace {
+                assert_ne!(space.allocate().unwrap(), slice);
+                space.grace_over();
+            }
+        }
+        assert_eq!(space.allocate().unwrap(), slice);
+    }
 }
 
 #[test]
@@ -111,24 +133,29 @@ fn four_byte_slices_and_limits() {
 proptest! {
     /// Whatever happens, no slice has two owners, and none is reused within one tip.
     #[test]
-    fn never_two_owners(steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..400)) {
+    fn never_two_owners(steps in prop::collection::vec((0u8..11, any::<prop::sample::Index>()), 0..400)) {
         let mut allocator = ExtranonceAllocator::new(&[3], 1).unwrap();
         let mut owned: Vec<Extranonce> = Vec::new();
-        let mut resting = HashSet::new();
+        let mut resting = HashMap::new();
         for (step, index) in steps {
             match step {
                 0..6 => if let Ok(slice) = allocator.allocate() {
-                    prop_assert!(!owned.contains(&slice) && !resting.contains(&slice));
+                    prop_assert!(!owned.contains(&slice) && !resting.contains_key(&slice));
                     owned.push(slice);
                 },
                 6..9 => if !owned.is_empty() {
                     let slice = owned.swap_remove(index.index(owned.len()));
                     prop_assert!(allocator.release(&slice));
-                    resting.insert(slice);
+                    resting.insert(slice, 1);
+                },
+                9 => if !owned.is_empty() {
+                    let slice = owned.swap_remove(index.index(owned.len()));
+                    prop_assert!(allocator.release_ahead(&slice));
+                    resting.insert(slice, 1 + TIPS_AHEAD);
                 },
                 _ => {
                     allocator.new_prev_hash();
-                    resting.clear();
+                    resting.retain(|_, tips| { *tips -= 1; *tips > 0 });
                 }
             }
             prop_assert_eq!(allocator.in_use(), owned.len() as u64);

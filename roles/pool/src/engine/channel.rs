@@ -8,6 +8,7 @@ use adit_mining::{ServerChannel, Target};
 use adit_sv2::messages::mining::SetTarget;
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::prefixes::Found;
 use super::tally::{Tally, Workers};
 use super::{Core, Effect, custom};
 use crate::store::Identity;
@@ -133,10 +134,19 @@ impl Channel {
         }
     }
 
+    /// What was found with its extranonce prefix.
+    pub(super) fn found(&self) -> Found {
+        match &self.custom {
+            _ if self.tally.accepted == 0 => Found::Nothing,
+            Some(custom) if custom.was_ahead => Found::Ahead,
+            _ => Found::Some,
+        }
+    }
+
     /// Gives back what the channel holds.
     pub(super) fn close(self, core: &mut Core) {
         for prefix in self.server.prefixes() {
-            core.extranonces.release(prefix, self.tally.accepted > 0);
+            core.extranonces.release(prefix, self.found());
         }
         core.metrics.channel_closed(self.server.kind());
         core.channels -= 1;

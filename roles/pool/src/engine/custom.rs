@@ -133,6 +133,8 @@ pub(super) struct Current {
     pub(super) paid: Paid,
     pub(super) merkle_steps: usize,
     pub(super) since: Instant,
+    /// It, or one before it, was for a tip that the pool had not seen.
+    pub(super) was_ahead: bool,
 }
 
 /// What one connection does with custom jobs.
@@ -298,6 +300,7 @@ impl Miner {
         }
         for id in targets {
             if let Some(channel) = self.channels.get_mut(id) {
+                let was_ahead = channel.custom.as_ref().is_some_and(|before| before.was_ahead);
                 channel.server.set_own_work(true);
                 channel.custom = Some(Box::new(Current {
                     job_id,
@@ -306,6 +309,7 @@ impl Miner {
                     paid,
                     merkle_steps: job.merkle_path.len(),
                     since: now.instant,
+                    was_ahead: was_ahead || base.is_ahead(),
                 }));
             }
         }
@@ -502,7 +506,7 @@ impl Custom {
         {
             self.graces.remove(oldest);
         }
-        let ahead = base.since_left.is_none();
+        let ahead = base.is_ahead();
         self.graces.push(Grace { prev_hash, nbits, until, over: false, ahead });
     }
 }

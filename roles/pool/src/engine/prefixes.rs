@@ -49,7 +49,8 @@ impl PoolEngine {
         }
         for channel in self.miners.values_mut().flat_map(|miner| miner.channels.iter_mut()) {
             while let Some(prefix) = channel.server.take_unused_prefix() {
-                self.core.extranonces.release(&prefix, true);
+                let found = channel.found().max(Found::Some);
+                self.core.extranonces.release(&prefix, found);
             }
         }
     }
@@ -61,6 +62,15 @@ impl PoolEngine {
 pub(super) struct Extranonces {
     server_id: u8,
     spaces: BTreeMap<u8, Space>,
+}
+
+/// What shares were accepted with a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Found {
+    Nothing,
+    Some,
+    /// Maybe also on a tip that the pool had not seen.
+    Ahead,
 }
 
 #[derive(Debug)]
@@ -96,12 +106,12 @@ impl Extranonces {
     }
 
     /// Takes a slice back. What no share was found on may be given to the next one at once, if need be.
-    pub(super) fn release(&mut self, prefix: &Extranonce, used: bool) {
+    pub(super) fn release(&mut self, prefix: &Extranonce, found: Found) {
         let Some(space) = prefix.first().and_then(|id| self.spaces.get_mut(id)) else { return };
-        if used {
-            space.slices.release(prefix)
-        } else {
-            space.slices.release_unused(prefix)
+        match found {
+            Found::Nothing => space.slices.release_unused(prefix),
+            Found::Some => space.slices.release(prefix),
+            Found::Ahead => space.slices.release_ahead(prefix),
         };
     }
 

@@ -41,6 +41,13 @@ pub(super) struct Base {
     pub(super) until: Option<Instant>,
 }
 
+impl Base {
+    /// Whether the pool has not seen it.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.until.is_some() && self.since_left.is_none()
+    }
+}
+
 /// Tips that are remembered: older ones are as good as unknown.
 const MAX_TIPS: usize = 32;
 

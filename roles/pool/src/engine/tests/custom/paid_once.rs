@@ -93,3 +93,26 @@ fn our_job_does_not_pay_its_shares_again_where_the_client_was_ahead_of_it() {
     assert!(sim.heard(rig.peer)[0].contains("duplicate-share"));
     assert_eq!(paid(&mut sim), 0);
 }
+
+/// Who had it next could bring the same job once the pool has the tip as well.
+#[test]
+fn an_extranonce_with_shares_of_a_tip_to_come_rests_while_that_counts() {
+    let (mut sim, tp) = working("job_declaration.grace_secs = 5");
+    let mut rig = client(&mut sim);
+    let prefix = *rig.client.extranonce_prefix();
+    let ahead = job(2, 301);
+    let id = declare(&mut sim, &rig, &ahead, 1);
+    assert_eq!(share(&mut sim, &mut rig, &ahead, id, 0), None);
+    // The next job is on the tip that is known.
+    declare(&mut sim, &rig, &job(1, 300), 2);
+    sim.event(rig.peer, Link::Miner, Event::Closed("gone"));
+    for tip in 2..=4 {
+        sim.tip_at(tp, 0, u64::from(tip), tip, 299 + u32::from(tip));
+        sim.pass(Duration::from_secs(6));
+        assert_ne!(*client(&mut sim).client.extranonce_prefix(), prefix, "tip {tip}");
+    }
+    sim.tip_at(tp, 0, 5, 5, 304);
+    assert_ne!(*client(&mut sim).client.extranonce_prefix(), prefix);
+    sim.pass(Duration::from_secs(6));
+    assert_eq!(*client(&mut sim).client.extranonce_prefix(), prefix);
+}
