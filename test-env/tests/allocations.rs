@@ -305,7 +305,7 @@ impl Pool {
             [[template_provider]]\naddress = \"tp:1\"\n";
         let config: Config = adit_service::parse_config(text, Path::new("")).unwrap();
         let mut pool = Self {
-            engine: PoolEngine::new(&config, Metrics::default(), Vec::new()).unwrap(),
+            engine: PoolEngine::new(&config, Metrics::default(), Vec::new(), 0).unwrap(),
             now: Now { instant: Instant::now(), unix_ms: u64::from(START) * 1_000 },
             out: Outbox::default(),
         };

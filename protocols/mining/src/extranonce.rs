@@ -98,7 +98,7 @@ pub struct ExtranonceTooLong {
 
 /// Hands out unique slices of an extranonce space: `head ‖ slice`, the slice big-endian.
 ///
-/// The lowest free slice goes first. A released slice is not handed out again before the next
+/// The lowest free slice goes first, counted from [a start](Self::starting_at). A released slice is not handed out again before the next
 /// [`new_prev_hash`](Self::new_prev_hash): until then its last owner may still have work on it, and
 /// two channels would search the same space.
 ///
@@ -118,6 +118,8 @@ pub struct ExtranonceTooLong {
 pub struct ExtranonceAllocator {
     head: Extranonce,
     slice_len: usize,
+    /// The slice that is number 0. All below are such numbers.
+    start: u32,
     /// Slices from here on were never handed out.
     next: u64,
     free: BTreeSet<u32>,
@@ -150,16 +152,24 @@ impl ExtranonceAllocator {
         let head = Extranonce::new(head)?;
         let [free, quarantine, unused] = [(); 3].map(|()| BTreeSet::new());
         let [ahead, resting] = [(); 2].map(|()| VecDeque::new());
-        Ok(Self { head, slice_len, next: 0, free, quarantine, unused, ahead, resting })
+        Ok(Self { head, slice_len, start: 0, next: 0, free, quarantine, unused, ahead, resting })
     }
 
-    /// The lowest free slice, behind the head.
+    /// The same space, its slices counted from this one on and around its end: for who does not know which ones it handed
+    /// out when it last ran, and where shares of then may still count. To be said before the first one is handed out.
+    #[must_use]
+    pub fn starting_at(mut self, slice: u32) -> Self {
+        self.start = slice;
+        self
+    }
+
+    /// The lowest free slice, counted from the start, behind the head.
     ///
     /// # Errors
     /// [`AllocatorError::Exhausted`] while every slice is in use or in quarantine.
     pub fn allocate(&mut self) -> Result<Extranonce, AllocatorError> {
         let fresh = self.next < self.capacity();
-        let slice = if let Some(slice) = self.free.pop_first() {
+        let number = if let Some(slice) = self.free.pop_first() {
             slice
         } else if fresh && self.unused.len() <= MAX_UNUSED {
             self.next += 1;
@@ -167,7 +177,8 @@ impl ExtranonceAllocator {
         } else {
             self.unused.pop_first().ok_or(AllocatorError::Exhausted)?
         };
-        let bytes = slice.to_be_bytes();
+        // Bytes that a slice does not have are cut off.
+        let bytes = self.start.wrapping_add(number).to_be_bytes();
         Ok(Extranonce::concat(&self.head, &bytes[4 - self.slice_len..])?)
     }
 
@@ -233,12 +244,14 @@ impl ExtranonceAllocator {
         self.head.len() + self.slice_len
     }
 
+    /// The number of a slice that is in use.
     fn in_use_slice(&self, prefix: &Extranonce) -> Option<u32> {
         let slice = prefix.strip_prefix(self.head.as_bytes())?;
         let (slice, padding) = slice.split_at_checked(self.slice_len)?;
         let slice = slice.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
-        let ours = padding.iter().all(|byte| *byte == 0) && u64::from(slice) < self.next;
-        (ours && !self.idle().any(|slices| slices.contains(&slice))).then_some(slice)
+        let number = slice.wrapping_sub(self.start) & (self.capacity() - 1) as u32;
+        let ours = padding.iter().all(|byte| *byte == 0) && u64::from(number) < self.next;
+        (ours && !self.idle().any(|slices| slices.contains(&number))).then_some(number)
     }
 
     /// Slices that were given back.

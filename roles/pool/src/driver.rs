@@ -78,7 +78,8 @@ pub async fn run(config: Config, cx: Context) -> anyhow::Result<()> {
     let store = Arc::new(store);
     let queue = Arc::new(Queue::default());
 
-    let engine = PoolEngine::new(&config, metrics.clone(), pending)?;
+    let run = store.begin_run()?;
+    let engine = PoolEngine::new(&config, metrics.clone(), pending, run)?;
     let fan_outs = Arc::new(FanOuts::default());
     let on_effect = {
         let (queue, metrics, fan_outs) = (queue.clone(), metrics.clone(), fan_outs.clone());

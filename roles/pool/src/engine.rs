@@ -126,7 +126,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 const SLICE_LEN: usize = 3;
 
 impl PoolEngine {
-    /// A pool without connections. `pending` are the blocks of former runs whose fate is not known.
+    /// A pool without connections. `pending` are the blocks of former runs whose fate is not known, `run` how many there
+    /// were: in each the extranonces begin elsewhere.
     ///
     /// # Errors
     /// The configuration cannot work; [`Config::check`] would have said so.
@@ -134,6 +135,7 @@ impl PoolEngine {
         config: &Config,
         metrics: Metrics,
         pending: Vec<FoundBlock>,
+        run: u64,
     ) -> Result<Self, ConfigError> {
         let payout = config.payout()?;
         let payouts = Payouts::single(payout.script().to_bytes());
@@ -154,7 +156,7 @@ impl PoolEngine {
             core: Core {
                 settings,
                 metrics,
-                extranonces: Extranonces::new(config.coinbase.server_id),
+                extranonces: Extranonces::new(config.coinbase.server_id, run),
                 renewed: false,
                 bench: Bench::new(JobFactory {
                     tag: config.coinbase.tag.clone().into_bytes(),

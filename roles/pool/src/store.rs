@@ -116,6 +116,14 @@ impl Store {
         Ok(Self { path: path.to_owned(), database: RwLock::new(Some(database)) })
     }
 
+    /// A pool begins to work with this store. Returns how many did before it: no two ever get the same number.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the file cannot be read or written.
+    pub fn begin_run(&self) -> Result<u64, StoreError> {
+        self.read(schema::begin_run)
+    }
+
     /// Blocks found whose fate is not known, oldest first.
     ///
     /// # Errors

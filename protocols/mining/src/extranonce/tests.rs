@@ -64,6 +64,31 @@ fn lowest_free_first_and_quarantine_until_the_next_prev_hash() {
 }
 
 #[test]
+fn slices_are_counted_from_a_start_around_the_end() {
+    let mut allocator = ExtranonceAllocator::new(&[9], 3).unwrap().starting_at(0xff_fffe);
+    let all = [(); 4].map(|()| allocator.allocate().unwrap());
+    let expected = [[9, 255, 255, 254], [9, 255, 255, 255], [9, 0, 0, 0], [9, 0, 0, 1]];
+    assert_eq!(all.map(|slice| slice.to_vec()), expected.map(|slice| slice.to_vec()));
+    let next = Extranonce::new(&[9, 0, 0, 2]).unwrap();
+    assert!(!allocator.release(&next), "it was not handed out");
+    assert!(allocator.release(&all[3]) && allocator.release(&all[0]));
+    allocator.new_prev_hash();
+    assert_eq!([(); 3].map(|()| allocator.allocate().unwrap()), [all[0], all[3], next]);
+
+    for (slice_len, start) in [(1, 0), (1, 200), (1, 255), (2, 0xffff), (2, 77)] {
+        let mut space = ExtranonceAllocator::new(&[], slice_len).unwrap().starting_at(start);
+        let all: HashSet<_> = (0..space.capacity()).map(|_| space.allocate().unwrap()).collect();
+        assert_eq!(all.len() as u64, space.capacity(), "all of it is usable");
+        assert_eq!(space.allocate(), Err(AllocatorError::Exhausted));
+        assert!(all.iter().all(|slice| space.release(slice)));
+        assert_eq!(space.in_use(), 0);
+    }
+    let mut largest = ExtranonceAllocator::new(&[], 4).unwrap().starting_at(u32::MAX);
+    assert_eq!(*largest.allocate().unwrap(), [255; 4]);
+    assert_eq!(*largest.allocate().unwrap(), [0; 4]);
+}
+
+#[test]
 fn only_what_is_in_use_is_taken_back_and_only_once() {
     let mut allocator = ExtranonceAllocator::new(&[9], 3).unwrap();
     let a = allocator.allocate().unwrap();
@@ -133,8 +158,8 @@ fn four_byte_slices_and_limits() {
 proptest! {
     /// Whatever happens, no slice has two owners, and none is reused within one tip.
     #[test]
-    fn never_two_owners(steps in prop::collection::vec((0u8..11, any::<prop::sample::Index>()), 0..400)) {
-        let mut allocator = ExtranonceAllocator::new(&[3], 1).unwrap();
+    fn never_two_owners(start: u32, steps in prop::collection::vec((0u8..11, any::<prop::sample::Index>()), 0..400)) {
+        let mut allocator = ExtranonceAllocator::new(&[3], 1).unwrap().starting_at(start);
         let mut owned: Vec<Extranonce> = Vec::new();
         let mut resting = HashMap::new();
         for (step, index) in steps {

@@ -61,8 +61,15 @@ impl PoolEngine {
 #[derive(Debug)]
 pub(super) struct Extranonces {
     server_id: u8,
+    /// The first slice of each.
+    start: u32,
     spaces: BTreeMap<u8, Space>,
 }
+
+/// How far apart the slices of two runs begin: the golden section of the space, so that those of any few runs in a row are
+/// as far apart as so many can be. What was found with a slice in the run before may still count, and would be paid to its
+/// next owner once more.
+const STRIDE: u32 = 0x9e_3779;
 
 /// What shares were accepted with a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +80,11 @@ pub(super) enum Found {
     Ahead,
 }
 
+/// Of the run with this number.
+pub(super) fn start(run: u64) -> u32 {
+    (run as u32).wrapping_mul(STRIDE)
+}
+
 #[derive(Debug)]
 struct Space {
     slices: ExtranonceAllocator,
@@ -81,8 +93,10 @@ struct Space {
 }
 
 impl Extranonces {
-    pub(super) fn new(server_id: u8) -> Self {
-        let mut extranonces = Self { server_id, spaces: BTreeMap::new() };
+    /// For the pool's run with this number.
+    pub(super) fn new(server_id: u8, run: u64) -> Self {
+        let start = start(run);
+        let mut extranonces = Self { server_id, start, spaces: BTreeMap::new() };
         extranonces.move_to(server_id);
         extranonces
     }
@@ -92,10 +106,12 @@ impl Extranonces {
     }
 
     fn move_to(&mut self, server_id: u8) {
+        let start = self.start;
         self.server_id = server_id;
         self.spaces.entry(server_id).or_insert_with(|| {
             let slices = ExtranonceAllocator::new(&[server_id], SLICE_LEN)
                 .expect("a head of one byte, a slice of three");
+            let slices = slices.starting_at(start);
             Space { slices, graces: VecDeque::new() }
         });
     }

@@ -15,6 +15,7 @@ pub(super) const FORMAT: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
 const LAST_BATCH: &str = "last_batch";
+const RUNS: &str = "runs";
 /// Rejects of workers that never had a share accepted are summed up under `("", "")`, which no worker is called: a row
 /// for everybody who sends nonsense would fill the disk.
 ///
@@ -40,6 +41,19 @@ pub(super) fn prepare(database: &Database) -> Result<u64, Error> {
         write.commit()?;
     }
     Ok(format)
+}
+
+/// Counts a run of the pool; returns how many there were before.
+pub(super) fn begin_run(database: &Database) -> Result<u64, Error> {
+    let write = database.begin_write()?;
+    let before = {
+        let mut meta = write.open_table(META)?;
+        let before = meta.get(RUNS)?.map_or(0, |runs| runs.value());
+        meta.insert(RUNS, before.wrapping_add(1))?;
+        before
+    };
+    write.commit()?;
+    Ok(before)
 }
 
 /// Records summed up for one commit. Kept from commit to commit for its memory.

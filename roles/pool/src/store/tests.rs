@@ -248,6 +248,17 @@ fn a_file_that_is_no_store_is_refused_and_left_alone() {
 }
 
 #[test]
+fn runs_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    for run in 0..3 {
+        // To be looked at is not a run.
+        drop(Store::open(&path).unwrap());
+        assert_eq!(Store::open(&path).unwrap().begin_run().unwrap(), run);
+    }
+}
+
+#[test]
 fn another_format_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pool.redb");

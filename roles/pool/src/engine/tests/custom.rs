@@ -26,6 +26,7 @@ use super::sim::{
 };
 use crate::engine::Link;
 use crate::engine::custom::height_push;
+use crate::engine::prefixes;
 use crate::store::{BlockState, FoundBlock, JobOrigin, Record, ShareOutcome};
 
 const POOL_SCRIPT: &str = "0014751e76e8199196d454941c45d1b3a323f1433bd6";

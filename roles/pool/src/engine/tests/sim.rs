@@ -49,6 +49,11 @@ impl Sim {
     }
 
     pub(super) fn with_providers(more: &str, providers: usize, pending: Vec<FoundBlock>) -> Self {
+        Self::run(more, providers, pending, 0)
+    }
+
+    /// The run with this number.
+    pub(super) fn run(more: &str, providers: usize, pending: Vec<FoundBlock>, run: u64) -> Self {
         let network = if more.starts_with("network") { "" } else { "network = \"signet\"\n" };
         let mut text = format!(
             "{network}\
@@ -60,7 +65,7 @@ impl Sim {
         }
         let config: Config = adit_service::parse_config(&text, Path::new("")).unwrap();
         Self {
-            engine: PoolEngine::new(&config, Metrics::default(), pending).unwrap(),
+            engine: PoolEngine::new(&config, Metrics::default(), pending, run).unwrap(),
             config,
             now: Now { instant: Instant::now(), unix_ms: u64::from(START) * 1_000 },
             out: Outbox::default(),

@@ -1,4 +1,4 @@
-//! No share is paid twice, whatever a client does with jobs of its own.
+//! No share is paid twice, whatever a client does with jobs of its own or the pool with its process.
 
 use super::*;
 
@@ -115,4 +115,31 @@ fn an_extranonce_with_shares_of_a_tip_to_come_rests_while_that_counts() {
     assert_ne!(*client(&mut sim).client.extranonce_prefix(), prefix);
     sim.pass(Duration::from_secs(6));
     assert_eq!(*client(&mut sim).client.extranonce_prefix(), prefix);
+}
+
+/// The next run knows nothing of what was paid, so that its channels search elsewhere.
+#[test]
+fn extranonces_of_former_runs_are_not_given_out_again() {
+    let mut seen = std::collections::HashSet::new();
+    for run in [0, 1, 2, 3, 50, u64::MAX] {
+        let mut sim = Sim::run("", 1, Vec::new(), run);
+        let tp = sim.provider(0);
+        sim.tip(tp, 0, 1, 1);
+        for _ in 0..100 {
+            let prefix = sim.extended("alice").client.extranonce_prefix().to_vec();
+            assert!(prefix.len() == 4 && prefix[0] == 7, "the server's id");
+            assert!(seen.insert(prefix), "run {run}");
+        }
+        assert_eq!(sim.engine.core.extranonces.in_use(), 100);
+    }
+    // As far from each other as the largest pool has channels.
+    let starts: Vec<u32> = (0..16).map(|run| prefixes::start(run) & 0xff_ffff).collect();
+    for (at, start) in starts.iter().enumerate() {
+        let distance = |other: &u32| start.wrapping_sub(*other) & 0xff_ffff;
+        assert!(
+            starts[..at]
+                .iter()
+                .all(|other| distance(other).min(0x100_0000 - distance(other)) > 500_000)
+        );
+    }
 }
