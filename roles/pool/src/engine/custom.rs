@@ -25,6 +25,7 @@ use adit_sv2::messages::mining::{
 };
 use adit_transport::{Now, Outbox, PeerId};
 
+use super::channel::Channel;
 use super::downstream::Miner;
 use super::work::Base;
 use super::{Core, Effect};
@@ -57,6 +58,9 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const MAX_REMEMBERED: usize = 64;
 /// A token that nobody signed costs as much as so many requests: its check is what is dear.
 const FORGED: f64 = 20.0;
+/// What is done for a request may be done for each channel of the connection: so many more cost another request, up to all
+/// that a minute has.
+const CHANNELS_PER_REQUEST: usize = 64;
 /// How far below the tip's a job's least nTime may be, in seconds: both are some node's clock or median time.
 const MAX_NTIME_BEHIND: u32 = 2 * 60 * 60;
 /// More steps than the largest block has.
@@ -223,7 +227,13 @@ impl Miner {
         out: &mut Outbox<Effect>,
     ) {
         let (channel_id, request_id) = (message.channel_id, message.request_id);
-        match self.take_custom_job(message, core, now) {
+        let asked = self.custom_job_for(channel_id, core, now);
+        let concerned = asked.as_ref().map_or(&[][..], Vec::as_slice);
+        let taken = match &asked {
+            Ok(targets) => self.take_custom_job(message, targets, core, now),
+            Err(refused) => Err(*refused),
+        };
+        match taken {
             Ok(job_id) => {
                 tracing::debug!(%peer, channel_id, request_id, job_id, "custom job");
                 core.count_custom_job("accepted");
@@ -236,39 +246,54 @@ impl Miner {
                 core.count_custom_job(label);
                 let error_code = Str0255::cut(code);
                 out.send(peer, &SetCustomMiningJobError { channel_id, request_id, error_code });
-                let concerned: Vec<u32> = self.custom_targets(channel_id).collect();
-                self.take_templates_again(peer, &concerned, core, out);
+                self.take_templates_again(peer, concerned, core, out);
             }
         }
+    }
+
+    /// Which channels a request is for. Where nothing can come of it this costs no more than the answer, however many
+    /// channels there are: nothing limits how often it is asked.
+    fn custom_job_for(
+        &mut self,
+        channel_or_group: u32,
+        core: &Core,
+        now: Now,
+    ) -> Result<Vec<u32>, Refused> {
+        let Some(rules) = &core.declarations else {
+            return Err(Refused::field("jd-not-supported"));
+        };
+        if !self.session.work_selection {
+            return Err(Refused::field("work-selection-not-negotiated"));
+        }
+        if !self.custom.may_ask(rules.per_minute, now.instant) {
+            return Err(Refused::field("too-many-requests"));
+        }
+        let channels = (self.channels.len() / CHANNELS_PER_REQUEST) as f64;
+        self.custom.charge(channels.min(f64::from(rules.per_minute)));
+        let targets = self.custom_targets(channel_or_group);
+        if targets.is_empty() {
+            return Err(Refused::field("invalid-channel-id"));
+        }
+        Ok(targets)
     }
 
     fn take_custom_job(
         &mut self,
         message: &SetCustomMiningJob<'_>,
+        targets: &[u32],
         core: &mut Core,
         now: Now,
     ) -> Result<u32, Refused> {
         let Some(rules) = &mut core.declarations else {
             return Err(Refused::field("jd-not-supported"));
         };
-        if !self.session.work_selection {
-            return Err(Refused::field("work-selection-not-negotiated"));
-        }
-        // Before anything that costs more than this answer.
-        if !self.custom.may_ask(rules.per_minute, now.instant) {
-            return Err(Refused::field("too-many-requests"));
-        }
-        let targets: Vec<u32> = self.custom_targets(message.channel_id).collect();
-        if targets.is_empty() {
-            return Err(Refused::field("invalid-channel-id"));
-        }
         let token = message.mining_job_token.as_bytes();
         let token = Token::verify(token, &rules.keys, now.unix_secs()).inspect_err(|error| {
             if *error == TokenError::UnknownKey {
                 self.custom.charge(FORGED);
             }
         })?;
-        for id in &targets {
+        for id in targets {
             let account = self.channels.get(*id).map(|channel| &channel.tally.identity.account);
             token.check_account(account.map_or(&[], |account| account.as_bytes()))?;
         }
@@ -299,7 +324,7 @@ impl Miner {
             self.custom.allow(&base, until);
         }
         for id in targets {
-            if let Some(channel) = self.channels.get_mut(id) {
+            if let Some(channel) = self.channels.get_mut(*id) {
                 let was_ahead = channel.custom.as_ref().is_some_and(|before| before.was_ahead);
                 channel.server.set_own_work(true);
                 channel.custom = Some(Box::new(Current {
@@ -317,13 +342,15 @@ impl Miner {
     }
 
     /// The extended channels that a custom job for this channel or group is for.
-    fn custom_targets(&self, channel_or_group: u32) -> impl Iterator<Item = u32> {
-        let grouped = self.channels.group(channel_or_group).is_some();
-        let chosen = self.channels.iter().map(|channel| &channel.server).filter(move |channel| {
-            let id = if grouped { channel.group_channel_id() } else { channel.id() };
-            id == channel_or_group && channel.kind() == ChannelKind::Extended
-        });
-        chosen.map(|channel| channel.id())
+    fn custom_targets(&self, channel_or_group: u32) -> Vec<u32> {
+        let extended = |channel: &&Channel| channel.server.kind() == ChannelKind::Extended;
+        let id = |channel: &Channel| channel.server.id();
+        match self.channels.group(channel_or_group) {
+            Some(group) => self.channels.members(group.id).filter(extended).map(id).collect(),
+            None => {
+                self.channels.get(channel_or_group).filter(extended).map(id).into_iter().collect()
+            }
+        }
     }
 
     /// The pool has another tip than this one: jobs on it have a little time left.

@@ -486,6 +486,46 @@ fn requests_are_limited_before_they_cost_anything() {
 }
 
 #[test]
+fn a_request_on_a_connection_with_many_channels_costs_more() {
+    let (mut sim, _) = working("job_declaration.max_per_minute = 30");
+    let peer = connect(&mut sim);
+    sim.send(peer, Link::Miner, &open_extended(1, "alice.farm"));
+    let rig = sim.rig(peer);
+    for _ in 1..640 {
+        sim.send(peer, Link::Miner, &open_extended(1, "alice.farm"));
+        sim.drop_frames();
+    }
+    let good = job(1, 300);
+    for channel in [rig.client.id(), rig.client.group_channel_id(), rig.client.id()] {
+        ask(&mut sim, peer, channel, &good, &[1]);
+        sim.heard_only(peer, "error_code: \"invalid-mining-job-token\"");
+    }
+    // Of 30 three times 11 are gone.
+    refused(&mut sim, &rig, &good, &[1], "too-many-requests");
+    let alone = client(&mut sim);
+    for _ in 0..30 {
+        refused(&mut sim, &alone, &good, &[1], "invalid-mining-job-token");
+    }
+    refused(&mut sim, &alone, &good, &[1], "too-many-requests");
+}
+
+/// They may come as fast as the line allows: what they leave undone the clock does.
+#[test]
+fn too_many_requests_cost_an_answer_each_and_nothing_else() {
+    let (mut sim, tp) =
+        working("job_declaration.max_per_minute = 1\njob_declaration.grace_secs = 2");
+    let mut rig = client(&mut sim);
+    declare(&mut sim, &rig, &job(1, 300), 1);
+    sim.tip_at(tp, 0, 2, 2, 301);
+    for _ in 0..1_000 {
+        refused(&mut sim, &rig, &job(2, 301), &[1], "too-many-requests");
+    }
+    sim.pass(Duration::from_secs(4));
+    assert_eq!(rig.listen(&mut sim), ["NewExtendedMiningJob", "SetNewPrevHash"]);
+    rig.mine(&mut sim, 1);
+}
+
+#[test]
 fn heights_are_pushed_as_consensus_does() {
     for height in [0, 1, 16, 17, 127, 128, 255, 256, 32_767, 32_768, 840_000, 8_388_608] {
         let script = bitcoin::script::Builder::new().push_int(height.into()).into_script();
