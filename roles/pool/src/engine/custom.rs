@@ -8,6 +8,8 @@
 //! other came, or where one is refused and there is none on the tip: so the miners behind it never stand still. Where
 //! other channels of its group work on ours, it leaves the group for another one meanwhile (`SetGroupChannel`).
 
+mod unseen;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +32,7 @@ use super::downstream::Miner;
 use super::work::Base;
 use super::{Core, Effect};
 use crate::config::{self, Network};
+use unseen::Unseen;
 
 /// What the pool needs to judge custom jobs.
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub(super) struct Declarations {
     /// Blocks between two halvings of the subsidy.
     halving: u32,
     used: UsedTokens,
+    unseen: Unseen,
     /// Since the start, by result.
     pub(super) results: BTreeMap<&'static str, u64>,
 }
@@ -52,7 +56,7 @@ const MAX_USED_TOKENS: usize = 1 << 17;
 /// Previous hashes that the pool has not seen and one connection may have jobs on at a time: against a client that makes
 /// them up.
 const MAX_AHEAD: usize = 8;
-/// A previous hash that was given its time and did not come gets no more for so long ...
+/// What was paid on a previous hash that was given its time and did not come is known for so long ...
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// ... or until so many others.
 const MAX_REMEMBERED: usize = 64;
@@ -85,14 +89,15 @@ impl Declarations {
             scripts,
             halving: if network == Network::Regtest { 150 } else { 210_000 },
             used: UsedTokens::new(MAX_USED_TOKENS),
+            unseen: Unseen::default(),
             results: BTreeMap::new(),
         })
     }
 
-    /// With what was learnt under former rules: tokens that are used are used.
+    /// With what was learnt under former rules: tokens that are used are used, and a tip to come that had its time had it.
     pub(super) fn after(mut self, old: Option<Self>) -> Self {
         if let Some(old) = old {
-            (self.used, self.results) = (old.used, old.results);
+            (self.used, self.unseen, self.results) = (old.used, old.unseen, old.results);
         }
         self
     }
@@ -322,6 +327,9 @@ impl Miner {
         rules.use_up(&token, now.unix_secs());
         if let Some(until) = base.until {
             self.custom.allow(&base, until);
+            if base.is_ahead() {
+                rules.unseen.begin(job.prev_hash, until);
+            }
         }
         for id in targets {
             if let Some(channel) = self.channels.get_mut(*id) {
@@ -482,7 +490,7 @@ impl Custom {
         &self,
         message: &SetCustomMiningJob<'_>,
         known: Option<Base>,
-        rules: &Declarations,
+        rules: &mut Declarations,
         now: Now,
     ) -> Result<Base, Refused> {
         let now = now.instant;
@@ -495,18 +503,17 @@ impl Custom {
             },
             // One that may be about to come.
             ours => {
-                let seen = self.graces.iter().find(|grace| grace.prev_hash == message.prev_hash);
-                let until = match seen {
-                    Some(grace) if grace.over || grace.until <= now => return Err(STALE),
-                    Some(grace) => grace.until,
-                    None if self.ahead() >= MAX_AHEAD || rules.grace.is_zero() => {
-                        return Err(STALE);
-                    }
-                    None => now + rules.grace,
-                };
+                let seen = self.graces.iter().any(|grace| grace.prev_hash == message.prev_hash);
+                if !seen && self.ahead() >= MAX_AHEAD {
+                    return Err(STALE);
+                }
+                let until =
+                    rules.unseen.until(&message.prev_hash, rules.grace, now).ok_or(STALE)?;
                 let target = plausible_target(message.nbits, ours.tip.network_target)
                     .ok_or(Refused::field("invalid-nbits"))?;
-                let tip = Tip::new(message.prev_hash, message.min_ntime, message.nbits, target);
+                // Time does not run back from one block to the next.
+                let min_ntime = ours.tip.min_ntime;
+                let tip = Tip::new(message.prev_hash, min_ntime, message.nbits, target);
                 let height = ours.height.map(|height| height + 1);
                 Base { tip: Arc::new(tip), height, since_left: None, until: Some(until) }
             }

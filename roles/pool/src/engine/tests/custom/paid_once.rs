@@ -143,3 +143,30 @@ fn extranonces_of_former_runs_are_not_given_out_again() {
         );
     }
 }
+
+/// Nobody has looked at what such a job builds on: its shares could be paid again each time that it is.
+#[test]
+fn a_previous_hash_that_is_made_up_pays_its_shares_once() {
+    let more = "job_declaration.coinbase_only = true\njob_declaration.grace_secs = 5";
+    let (mut sim, tp) = working(more);
+    let mut rig = client(&mut sim);
+    let made_up = job(10, 301);
+    let id = set(&mut sim, &rig, &made_up, &token(1, allocated()).sign(&key(1), &[0; 32]));
+    let later = CustomJob { min_ntime: START + 3_600, ..made_up.clone() };
+    let found = search(&mut rig, &later, id, Wanted::Share, 0);
+    rig.submit(&mut sim, &found);
+    assert_eq!(paid(&mut sim), 1);
+    for round in 2..=4 {
+        sim.pass(Duration::from_secs(610));
+        sim.tip_at(tp, 0, u64::from(round), round, 300);
+        sim.drop_frames();
+        let signed = token(round, allocated()).sign(&key(1), &[0; 32]);
+        for asking in [rig.peer, connect(&mut sim)] {
+            if asking != rig.peer {
+                sim.send(asking, Link::Miner, &open_extended(1, "alice.farm"));
+                rig = sim.rig(asking);
+            }
+            refused(&mut sim, &rig, &made_up, &signed, "stale-chain-tip");
+        }
+    }
+}

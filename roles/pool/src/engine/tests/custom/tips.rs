@@ -230,7 +230,39 @@ fn previous_hashes_that_are_made_up_are_bounded() {
     refused(&mut sim, &rig, &job(10, 301), &again, "stale-chain-tip");
     set(&mut sim, &rig, &more, &signed);
     sim.pass(Duration::from_secs(620));
-    set(&mut sim, &rig, &job(10, 301), &again);
+    refused(&mut sim, &rig, &job(10, 301), &again, "stale-chain-tip");
     let honest = client(&mut sim);
     declare(&mut sim, &honest, &job(1, 300), 99);
+}
+
+/// Its time begins with the first job on it, whoever brings it: nobody gets more by asking later, or elsewhere.
+#[test]
+fn a_tip_to_come_has_its_time_once() {
+    let (mut sim, tp) = working("job_declaration.grace_secs = 5");
+    let (first, mut second) = (client(&mut sim), client(&mut sim));
+    declare(&mut sim, &first, &job(2, 301), 1);
+    sim.pass(Duration::from_secs(3));
+    let id = declare(&mut sim, &second, &job(2, 301), 2);
+    assert_eq!(share(&mut sim, &mut second, &job(2, 301), id, 0), None);
+    sim.pass(Duration::from_secs(3));
+    let stale = share(&mut sim, &mut second, &job(2, 301), id, 1_000_000).unwrap();
+    assert!(stale.contains("stale-share"), "{stale}");
+    second.listen(&mut sim);
+    let third = client(&mut sim);
+    let signed = token(3, declared(&job(2, 301))).sign(&key(1), &[0; 32]);
+    refused(&mut sim, &third, &job(2, 301), &signed, "stale-chain-tip");
+    // It came after all.
+    sim.tip_at(tp, 0, 2, 2, 301);
+    sim.drop_frames();
+    set(&mut sim, &third, &job(2, 301), &signed);
+}
+
+#[test]
+fn a_job_on_a_tip_to_come_is_no_older_than_ours_allows() {
+    let (mut sim, _) = working("");
+    let rig = client(&mut sim);
+    let old = CustomJob { min_ntime: START - 7_201, ..job(2, 301) };
+    let signed = token(1, declared(&old)).sign(&key(1), &[0; 32]);
+    refused(&mut sim, &rig, &old, &signed, "invalid-min-ntime");
+    set(&mut sim, &rig, &CustomJob { min_ntime: START - 7_200, ..old.clone() }, &signed);
 }
