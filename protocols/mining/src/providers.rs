@@ -1,9 +1,10 @@
 //! Several template providers: all are followed, the work of one is in force.
 //!
 //! The first in the order of preference that gives work is used. When it is lost the next one that has work takes over
-//! at once; when none has, the work in force stays. One further up takes over again once it has been well for
-//! [`WELL_AFTER`]. One that is a block behind another for [`BEHIND_FOR`] is left for that one, however quiet and healthy
-//! its connection is.
+//! at once, unless that is for a lower block than the work in force: then what is lost has [`BEHIND_FOR`] to come back,
+//! and the work in force stays, as it does when there is no other. One further up takes over again once it has been well
+//! for [`WELL_AFTER`], or has work for a higher block. One that is a block behind another for [`BEHIND_FOR`] is left for
+//! that one, however quiet and healthy its connection is.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::template::{TemplateEvent, TemplateTracker, Work};
 /// A provider that was lost and is back is not trusted at once: it may be about to go again.
 pub const WELL_AFTER: Duration = Duration::from_secs(10);
 /// A provider that is a block behind another one for so long is left: its node has stalled, or it says nothing any more.
+/// For so long one that is behind is not taken when the one in use is lost.
 pub const BEHIND_FOR: Duration = Duration::from_secs(15);
 
 /// Follows template providers, by index in the order of preference, and chooses the one whose work is in force.
@@ -24,6 +26,8 @@ pub const BEHIND_FOR: Duration = Duration::from_secs(15);
 pub struct TemplateProviders {
     each: Vec<Provider>,
     in_use: Option<usize>,
+    /// Since when the one in use is lost.
+    lost_since: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,7 +52,7 @@ pub struct Chosen {
 impl TemplateProviders {
     /// So many of them, none of which has given anything.
     pub fn new(count: usize) -> Self {
-        Self { each: vec![Provider::default(); count], in_use: None }
+        Self { each: vec![Provider::default(); count], in_use: None, lost_since: None }
     }
 
     /// Takes a `NewTemplate`.
@@ -105,13 +109,17 @@ impl TemplateProviders {
     pub fn choose(&mut self, now: Instant) -> Option<Chosen> {
         let in_use = self.in_use.filter(|index| self.has_fresh_work(*index));
         self.compare(in_use, now);
+        self.lost_since = if in_use.is_some() { None } else { self.lost_since.or(Some(now)) };
         let long = |since: Instant, time: Duration| now.duration_since(since) >= time;
+        let given_up = self.lost_since.is_some_and(|since| long(since, BEHIND_FOR));
+        let lost = self.in_use.map(|index| &self.each[index]).filter(|_| !given_up);
         let better = |(index, provider): &(usize, &Provider)| match (in_use, provider.well_since) {
             (_, None) => false,
-            (None, Some(_)) => true,
+            (None, Some(_)) => !lost.is_some_and(|lost| provider.is_behind(lost)),
             (Some(in_use), Some(since)) => {
-                *index < in_use && long(since, WELL_AFTER)
-                    || provider.ahead_since.is_some_and(|since| long(since, BEHIND_FOR))
+                let ahead = provider.ahead_since;
+                *index < in_use && (long(since, WELL_AFTER) || ahead.is_some())
+                    || ahead.is_some_and(|since| long(since, BEHIND_FOR))
             }
         };
         let mut with_work =

@@ -85,6 +85,40 @@ fn the_next_takes_over_at_once_and_work_outlives_the_last() {
 }
 
 #[test]
+fn one_that_is_behind_takes_over_only_where_the_one_in_use_stays_away() {
+    let mut sim = Sim::new(2);
+    sim.work(0, 6);
+    sim.work(1, 5);
+    for _ in 0..2 {
+        assert_eq!(sim.lose(0), None);
+        assert_eq!(sim.later(BEHIND_FOR - SECOND), None);
+        assert_eq!(sim.in_force(), (0, 6), "nobody is idle meanwhile");
+        assert_eq!(sim.work(0, 6), None, "back in time");
+    }
+    sim.lose(0);
+    assert_eq!(sim.later(BEHIND_FOR), to(1));
+    assert_eq!(sim.in_force(), (1, 5));
+    // What was better and is further up is gone back to at once.
+    assert_eq!(sim.work(0, 6), Some(Chosen { provider: 0, left_behind: Some(1) }));
+    // The one in use is believed when it says that the chain went back.
+    assert_eq!(sim.work(0, 4), None);
+    assert_eq!(sim.in_force(), (0, 4));
+}
+
+#[test]
+fn of_several_the_first_that_is_not_behind_takes_over_at_once() {
+    let mut sim = Sim::new(4);
+    for (index, height) in [(0, 6), (1, 5), (2, 6), (3, 7)] {
+        sim.work(index, height);
+    }
+    assert_eq!(sim.lose(0), to(2));
+    assert_eq!(sim.lose(2), to(3));
+    // Of those left all are behind, and one that catches up is not.
+    assert_eq!(sim.lose(3), None);
+    assert_eq!(sim.work(1, 7), to(1));
+}
+
+#[test]
 fn one_that_stays_behind_is_left_and_not_gone_back_to_before_it_keeps_up() {
     let mut sim = Sim::new(2);
     sim.work(0, 5);

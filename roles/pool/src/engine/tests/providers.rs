@@ -297,3 +297,36 @@ fn a_provider_that_refuses_is_silent_or_talks_nonsense_is_let_go() {
     assert_eq!(sim.closed(chatty), Some("replaced by a newer connection"));
     assert_eq!(sim.closed(again), None);
 }
+
+/// Its work is not void for its node being restarted.
+#[test]
+fn a_provider_that_is_behind_does_not_take_over_from_one_that_is_lost_for_a_moment() {
+    let mut sim = Sim::with_providers("shares.vardiff = false", 2, Vec::new());
+    let (first, second) = (sim.provider(0), sim.provider(1));
+    sim.tip_at(first, 0, 1, 1, 300);
+    sim.tip_at(second, 1, 1, 1, 300);
+    let mut rig = sim.extended("a");
+    sim.tip_at(first, 0, 2, 2, 301);
+    rig.listen(&mut sim);
+    sim.event(first, FIRST, Event::Closed("restart"));
+    sim.pass(Duration::from_secs(10));
+    rig.mine(&mut sim, 1);
+    assert_eq!(tip_of(&rig), [2; 32]);
+    let first = sim.provider(0);
+    sim.tip_at(first, 0, 2, 2, 301);
+    sim.pass(Duration::from_secs(60));
+    rig.listen(&mut sim);
+    assert_eq!(tip_of(&rig), [2; 32]);
+    // Nobody waits for it for ever, and when it is back it is taken at once.
+    sim.event(first, FIRST, Event::Closed("restart"));
+    sim.pass(Duration::from_secs(14));
+    rig.listen(&mut sim);
+    assert_eq!(tip_of(&rig), [2; 32]);
+    sim.pass(Duration::from_secs(2));
+    rig.listen(&mut sim);
+    assert_eq!(tip_of(&rig), [1; 32]);
+    let first = sim.provider(0);
+    sim.tip_at(first, 0, 2, 2, 301);
+    rig.listen(&mut sim);
+    assert_eq!(tip_of(&rig), [2; 32]);
+}
