@@ -388,7 +388,7 @@ fn whatever_dies_comes_back_and_no_miner_is_lost() {
         let metrics = scene.jdc.metrics().unwrap();
         let blocks = |state| metrics.sum("adit_jdc_blocks_total", &[("state", state)]);
         let pending = state["pending_blocks"].as_f64().unwrap();
-        let settled = blocks("accepted") + blocks("overtaken") + blocks("rival");
+        let settled = ["accepted", "overtaken", "unknown", "rival"].map(blocks).iter().sum::<f64>();
         blocks("found") == settled + pending
     });
     scene.jdc.kill9().unwrap();

@@ -162,7 +162,7 @@ impl Metrics {
         }
         let help = "Times that miners began to work for another";
         registry.register("switches", help, self.switches.clone());
-        for state in ["found", "accepted", "overtaken", "rival"] {
+        for state in ["found", "accepted", "overtaken", "unknown", "rival"] {
             let _ = self.blocks.get_or_create(&[("state", state)]);
         }
         let help = "Blocks found by miners, and what became of them";

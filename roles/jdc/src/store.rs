@@ -86,9 +86,9 @@ pub enum BlockState {
     Pool,
     /// It was the tip.
     Accepted,
-    /// Others were built upon instead.
+    /// Another was the tip at its height, and was built upon.
     Overtaken,
-    /// We ended before that was kept.
+    /// We ended before that was kept, or it may have been the tip while nobody looked.
     Unknown,
 }
 

@@ -176,7 +176,7 @@ impl Metrics {
         registry.register_with_unit("share_ack", help, Unit::Seconds, self.ack.clone());
         let help = "From a new previous hash's arrival to the last miner that was written to";
         registry.register_with_unit("job_fan_out", help, Unit::Seconds, self.fan_out.clone());
-        for state in ["found", "custom", "accepted", "overtaken"] {
+        for state in ["found", "custom", "accepted", "overtaken", "unknown"] {
             let _ = self.blocks.get_or_create(&[("state", state)]);
         }
         registry.register(

@@ -35,6 +35,10 @@ struct Pending {
     block: FoundBlock,
     sent: Option<Instant>,
     tips_since: u32,
+    /// Where its coinbase says it.
+    height: Option<u32>,
+    /// Another block was seen as the tip at its height.
+    rival: bool,
 }
 
 impl Core {
@@ -80,7 +84,7 @@ impl Core {
             nonce: solution.header.nonce,
             coinbase_tx: solution.coinbase_tx.clone(),
         };
-        let mut pending = Pending { block: block.clone(), sent: None, tips_since: 0 };
+        let mut pending = Pending::new(block.clone());
         pending.submit(&self.providers, now, out);
         let mut record = BlockRecord::submitted(&block);
         if self.solutions.add(pending) {
@@ -97,8 +101,7 @@ impl Core {
 impl Solutions {
     /// With the blocks of former runs.
     pub(super) fn new(blocks: Vec<FoundBlock>) -> Self {
-        let pending = |block| Pending { block, sent: None, tips_since: 0 };
-        Self { pending: blocks.into_iter().map(pending).collect() }
+        Self { pending: blocks.into_iter().map(Pending::new).collect() }
     }
 
     /// Says whether the block is looked after.
@@ -134,10 +137,11 @@ impl Solutions {
         self.pending.iter_mut().filter(of_it).for_each(|pending| pending.sent = None);
     }
 
-    /// A provider's tip: a block of ours, or one that `counts` as gone past ours.
+    /// A provider's tip, on which the `next` height is mined: a block of ours, or one that `counts` as gone past ours.
     pub(super) fn new_tip(
         &mut self,
         hash: &[u8; 32],
+        next: Option<u32>,
         counts: bool,
         history: &mut History,
         metrics: &Metrics,
@@ -153,12 +157,21 @@ impl Solutions {
             } else {
                 // The tip that it builds on, told again, takes nothing from it.
                 pending.tips_since += u32::from(counts && pending.block.prev_hash != hash);
+                let above = pending.height.and_then(|height| height.checked_add(1));
+                pending.rival |= counts && above.is_some() && above == next;
                 if pending.tips_since < OVERTAKEN_AFTER {
                     return true;
                 }
-                tracing::warn!(hash = name, "block was overtaken");
-                metrics.block("overtaken");
-                history.settle(&name, BlockState::Overtaken);
+                // The first tip that was told may have been built on it already.
+                if pending.rival {
+                    tracing::warn!(hash = name, "block was overtaken");
+                    metrics.block("overtaken");
+                    history.settle(&name, BlockState::Overtaken);
+                } else {
+                    tracing::warn!(hash = name, "block was not seen as a tip: look it up");
+                    metrics.block("unknown");
+                    history.settle(&name, BlockState::Unknown);
+                }
             }
             out.effect(Effect::Settled(pending.hash()));
             false
@@ -167,6 +180,11 @@ impl Solutions {
 }
 
 impl Pending {
+    fn new(block: FoundBlock) -> Self {
+        let height = coinbase_height(&block.coinbase_tx);
+        Self { block, sent: None, tips_since: 0, height, rival: false }
+    }
+
     fn hash(&self) -> [u8; 32] {
         self.block.hash.as_slice().try_into().unwrap_or_default()
     }

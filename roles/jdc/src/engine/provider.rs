@@ -174,8 +174,10 @@ impl Core {
                 }
                 let news = known != Some(message.prev_hash);
                 let counts = self.templates.in_use() == Some(index) && news;
-                let (solutions, history) = (&mut self.solutions, &mut self.history);
-                solutions.new_tip(&message.prev_hash, counts, history, &self.metrics, out);
+                let work = self.templates.tracker(index).work();
+                let next = work.and_then(|work| work.template().height());
+                let (hash, history) = (&message.prev_hash, &mut self.history);
+                self.solutions.new_tip(hash, next, counts, history, &self.metrics, out);
             }
             TemplateDistribution::RequestTransactionDataSuccess(message) => {
                 self.transaction_data(index, &message);

@@ -43,6 +43,8 @@ struct Pending {
     stored: bool,
     sent: Option<Instant>,
     tips_since: u32,
+    /// Another block was seen as the tip at its height.
+    rival: bool,
 }
 
 impl Core {
@@ -115,7 +117,8 @@ impl Solutions {
             tracing::error!(hash = %dropped.block.display_hash(), "too many blocks wait for their fate; this one is left");
         }
         let hash = block.hash_bytes();
-        self.pending.push(Pending { block, hash, found, stored, sent: None, tips_since: 0 });
+        let (sent, tips_since, rival) = (None, 0, false);
+        self.pending.push(Pending { block, hash, found, stored, sent, tips_since, rival });
     }
 
     fn has(&self, hash: &BlockHash) -> bool {
@@ -164,10 +167,11 @@ impl Solutions {
         self.pending.iter_mut().filter(of_it).for_each(|pending| pending.sent = None);
     }
 
-    /// A provider's tip: a block of ours, or one that `counts` as gone past ours.
+    /// A provider's tip, on which the `next` height is mined: a block of ours, or one that `counts` as gone past ours.
     pub(super) fn new_tip(
         &mut self,
         hash: &[u8; 32],
+        next: Option<u32>,
         counts: bool,
         metrics: &Metrics,
         out: &mut Outbox<Effect>,
@@ -178,19 +182,35 @@ impl Solutions {
             } else {
                 // The tip that it builds on, told again, takes nothing from it.
                 pending.tips_since += u32::from(counts && pending.block.prev_hash != hash);
+                let above = pending.block.height.and_then(|height| height.checked_add(1));
+                pending.rival |= counts && above.is_some() && above == next;
                 if pending.tips_since < OVERTAKEN_AFTER {
                     return true;
                 }
-                BlockState::Overtaken
+                // The first tip that was told may have been built on it already.
+                if pending.rival { BlockState::Overtaken } else { BlockState::Unknown }
             };
             let block = FoundBlock { state, ..(*pending.block).clone() };
             let (hash, height) = (block.display_hash(), block.height);
-            if state == BlockState::Accepted {
-                tracing::info!(hash, height, "block is in the chain");
-                metrics.block("accepted");
-            } else {
-                tracing::warn!(hash, height, account = block.account, "block was overtaken");
-                metrics.block("overtaken");
+            let account = &block.account;
+            match state {
+                BlockState::Accepted => {
+                    tracing::info!(hash, height, "block is in the chain");
+                    metrics.block("accepted");
+                }
+                BlockState::Overtaken => {
+                    tracing::warn!(hash, height, account, "block was overtaken");
+                    metrics.block("overtaken");
+                }
+                _ => {
+                    tracing::warn!(
+                        hash,
+                        height,
+                        account,
+                        "block was not seen as a tip: look it up"
+                    );
+                    metrics.block("unknown");
+                }
             }
             out.effect(Effect::Store(Record::Block(Arc::new(block))));
             false

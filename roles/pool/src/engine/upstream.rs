@@ -176,7 +176,10 @@ impl PoolEngine {
                 let known =
                     self.core.bench.tip().is_some_and(|tip| tip.prev_hash == message.prev_hash);
                 let counts = self.templates.in_use() == Some(index) && !known;
-                self.core.solutions.new_tip(&message.prev_hash, counts, &self.core.metrics, out);
+                let work = self.templates.tracker(index).work();
+                let next = work.and_then(|work| work.template().height());
+                let (hash, core) = (&message.prev_hash, &mut self.core);
+                core.solutions.new_tip(hash, next, counts, &core.metrics, out);
                 self.template_event(index, event, now, out);
             }
             // Never asked for.

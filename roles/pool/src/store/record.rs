@@ -59,8 +59,10 @@ pub enum BlockState {
     Pending,
     /// A template provider built on it.
     Accepted,
-    /// The chain went on without showing it.
+    /// Another block was the tip at its height, and six more came after it was found.
     Overtaken,
+    /// Six tips came after it was found, of which none was at its height: it may have been the tip while nobody looked.
+    Unknown,
 }
 
 /// Whose job a block was found on.

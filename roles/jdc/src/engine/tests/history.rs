@@ -70,6 +70,7 @@ fn blocks_are_listed_with_whose_they_are_and_what_became_of_them() {
     let block = sim.status()["blocks"][0].clone();
     assert_eq!((block["for"].as_str(), block["state"].as_str()), (Some("solo"), Some("submitted")));
     for tip in 10..16 {
+        sim.height = 92 + tip;
         sim.tip(u64::from(tip), tip);
     }
     assert_eq!(states(&sim), ["overtaken", "accepted"]);
@@ -83,6 +84,23 @@ fn blocks_are_listed_with_whose_they_are_and_what_became_of_them() {
     // Bounded.
     (0..100).for_each(|_| miner.block(&mut sim));
     assert_eq!(states(&sim).len(), 100);
+}
+
+#[test]
+fn a_block_that_may_have_been_the_tip_unseen_is_not_called_overtaken() {
+    let mut sim = Sim::working("", 1);
+    let mut miner = sim.extended(8);
+    miner.block(&mut sim);
+    // What is told next is two blocks higher; the block that is found then is overtaken in sight of all.
+    sim.height = 103;
+    sim.tip(2, 2);
+    miner.block(&mut sim);
+    for tip in 3..9 {
+        sim.height = 101 + tip;
+        sim.tip(u64::from(tip), tip);
+    }
+    assert_eq!(states(&sim), ["overtaken", "unknown"]);
+    assert_eq!(sim.status()["pending_blocks"], 0);
 }
 
 #[test]

@@ -91,6 +91,8 @@ pub(super) struct Sim {
     /// Transactions of every template.
     pub(super) transactions: Vec<Vec<u8>>,
     pub(super) answers_data: bool,
+    /// Of the block that templates are for.
+    pub(super) height: u8,
     next_job_id: u32,
     next_token: u8,
 }
@@ -135,6 +137,7 @@ impl Sim {
             manners: (0..upstreams).map(Manners::of).collect(),
             transactions: vec![vec![1; 100], vec![2; 200], vec![3; 300]],
             answers_data: true,
+            height: 101,
             next_job_id: 100,
             next_token: 0,
         }
@@ -379,12 +382,13 @@ impl Sim {
         outputs.extend([38, 0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed]);
         outputs.extend([0x5c; 32]);
         let path = [sha256d(&content.to_le_bytes())];
+        let coinbase_prefix = [0x01, self.height];
         let message = td::NewTemplate {
             template_id: id,
             future_template: future,
             version: 0x2000_0000,
             coinbase_tx_version: 2,
-            coinbase_prefix: B0255::new(&[0x01, 0x65]).unwrap(),
+            coinbase_prefix: B0255::new(&coinbase_prefix).unwrap(),
             coinbase_tx_input_sequence: 0xffff_fffe,
             coinbase_tx_value_remaining: 5_000_000_000 + content,
             coinbase_tx_outputs_count: 1,

@@ -98,13 +98,29 @@ fn a_block_that_six_tips_went_past_is_overtaken() {
     rig.submit(&mut sim, &found);
     sim.store();
     for tip in 2..=6 {
-        sim.tip(tp, 0, tip.into(), tip);
+        sim.tip_at(tp, 0, tip.into(), tip, 299 + u32::from(tip));
         sim.tip(tp, 0, tip.into(), tip); // told twice, counted once
     }
     assert_eq!(sim.engine.core.solutions.len(), 1);
-    sim.tip(tp, 0, 7, 7);
+    sim.tip_at(tp, 0, 7, 7, 306);
     let [block] = &stored_blocks(&sim)[..] else { panic!("one change") };
     assert_eq!(block.state, BlockState::Overtaken);
+    assert_eq!(sim.engine.core.solutions.len(), 0);
+}
+
+#[test]
+fn a_block_that_may_have_been_the_tip_unseen_is_not_called_overtaken() {
+    let (mut sim, tp) = Sim::working("shares.vardiff = false");
+    let mut rig = sim.extended("a");
+    let found = rig.search(Wanted::Block);
+    rig.submit(&mut sim, &found);
+    sim.store();
+    // What is told next is two blocks higher.
+    for tip in 2..=7 {
+        sim.tip_at(tp, 0, tip.into(), tip, 300 + u32::from(tip));
+    }
+    let [block] = &stored_blocks(&sim)[..] else { panic!("one change") };
+    assert_eq!((block.state, block.height), (BlockState::Unknown, Some(300)));
     assert_eq!(sim.engine.core.solutions.len(), 0);
 }
 
