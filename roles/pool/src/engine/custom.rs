@@ -503,9 +503,13 @@ impl Custom {
             },
             // One that may be about to come.
             ours => {
-                let seen = self.graces.iter().any(|grace| grace.prev_hash == message.prev_hash);
-                if !seen && self.ahead() >= MAX_AHEAD {
-                    return Err(STALE);
+                match self.graces.iter().find(|grace| grace.prev_hash == message.prev_hash) {
+                    // What was said of it first is what is compared when it comes.
+                    Some(said) if said.nbits != message.nbits => {
+                        return Err(Refused::field("invalid-nbits"));
+                    }
+                    None if self.ahead() >= MAX_AHEAD => return Err(STALE),
+                    _ => {}
                 }
                 let until =
                     rules.unseen.until(&message.prev_hash, rules.grace, now).ok_or(STALE)?;

@@ -45,6 +45,17 @@ fn what_the_client_says_of_a_tip_that_we_do_not_know_must_come_true() {
 }
 
 #[test]
+fn a_client_says_one_thing_of_a_tip_to_come() {
+    let (mut sim, _) = working("");
+    let rig = client(&mut sim);
+    let ahead = job(2, 301);
+    declare(&mut sim, &rig, &ahead, 1);
+    let other = CustomJob { nbits: 0x1f01_ffff, ..ahead };
+    let signed = token(2, declared(&other)).sign(&key(1), &[0; 32]);
+    refused(&mut sim, &rig, &other, &signed, "invalid-nbits");
+}
+
+#[test]
 fn the_pool_may_be_ahead_for_a_moment() {
     let (mut sim, tp) = working("job_declaration.grace_secs = 5");
     let mut rig = client(&mut sim);
