@@ -112,7 +112,7 @@ impl Store {
             std::fs::create_dir_all(folder)
                 .map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
         }
-        let database = open_database(path)?;
+        let database = open_database(path, Missing::Create)?;
         Ok(Self { path: path.to_owned(), database: RwLock::new(Some(database)) })
     }
 
@@ -164,10 +164,11 @@ impl Store {
         result.map_err(|error| database_error(&self.path, error))
     }
 
-    /// Commits a batch; a file that failed before is opened anew, since the database refuses to go on after an error.
+    /// Commits a batch; a file that failed before is opened anew, since the database refuses to go on after an error. One
+    /// that is gone stays an error: its disk may come back, with all that was credited.
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         if self.database.read().unwrap_or_else(|poisoned| poisoned.into_inner()).is_none() {
-            let database = open_database(&self.path)?;
+            let database = open_database(&self.path, Missing::Fail)?;
             *self.database.write().unwrap_or_else(|poisoned| poisoned.into_inner()) =
                 Some(database);
         }
@@ -176,7 +177,7 @@ impl Store {
             let mut slot = self.database.write().unwrap_or_else(|poisoned| poisoned.into_inner());
             let former = slot.take();
             let closed = unless_damaged(&self.path, || drop(former));
-            *slot = closed.and_then(|()| open_database(&self.path)).ok();
+            *slot = closed.and_then(|()| open_database(&self.path, Missing::Fail)).ok();
         }
         result
     }
@@ -193,9 +194,20 @@ impl Drop for Store {
     }
 }
 
-fn open_database(path: &Path) -> Result<redb::Database, StoreError> {
+/// What to do where there is no file.
+enum Missing {
+    Create,
+    Fail,
+}
+
+fn open_database(path: &Path, missing: Missing) -> Result<redb::Database, StoreError> {
     let opened = unless_damaged(path, || {
-        let database = redb::Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let mut builder = redb::Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        let database = match missing {
+            Missing::Create => builder.create(path)?,
+            Missing::Fail => builder.open(path)?,
+        };
         schema::prepare(&database).map(|format| (database, format))
     });
     match opened? {

@@ -196,6 +196,24 @@ fn a_panic_of_the_database_is_a_damaged_file() {
 }
 
 /// It writes to its file when it is closed, and asserts there as well.
+/// An empty store in its place would take what is credited from then on, and hide it from the one that comes back.
+#[test]
+fn a_file_that_is_gone_is_not_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.redb");
+    let store = Store::open(&path).unwrap();
+    // As after a commit that failed, and a file that could not be opened again.
+    *store.database.write().unwrap() = None;
+    let away = folder.path().join("away");
+    std::fs::rename(&path, &away).unwrap();
+    let mut batch = Batch::new(1);
+    batch.add(accepted(&identity("alice", "rig"), 1, 7));
+    assert!(store.commit(&batch).is_err());
+    assert!(!path.exists());
+    std::fs::rename(&away, &path).unwrap();
+    store.commit(&batch).unwrap();
+}
+
 #[test]
 fn a_damaged_file_is_not_the_end_of_who_closes_it() {
     let folder = tempfile::tempdir().unwrap();
