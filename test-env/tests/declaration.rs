@@ -404,8 +404,15 @@ fn a_block_that_nobody_took_survives_the_end_of_the_jdc() {
         Scene::start(0, |jdc| jdc.set("", "mode", "solo").set("coinbase", "solo_output", SOLO));
     scene.add_miner("sv2-extended");
     scene.block("a first block", |block| block.coinbase.is_of(SOLO, Setup::JDC_TAG));
+    // None is on its way when the template provider dies: the node would have it, and take no other of its height.
+    scene.miners.clear();
+    eventually(SOON, "every block has been taken", || {
+        let state = scene.jdc.status().unwrap()["state"].clone();
+        state["connections"] == 0 && state["pending_blocks"] == 0
+    });
     scene.provider.kill9().unwrap();
     let height = scene.height();
+    scene.add_miner("sv2-extended");
     let folder = scene.jdc.dir().join("blocks");
     let waiting = || {
         let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
