@@ -17,7 +17,7 @@ use adit_test_env::harness::{
     self, Blocks, Endpoint, FoundBlock, Role, Setup, eventually, eventually_some,
 };
 use bitcoincore_rpc::RpcApi;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// For what takes a moment, on a machine busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -406,9 +406,17 @@ fn a_block_that_nobody_took_survives_the_end_of_the_jdc() {
     scene.block("a first block", |block| block.coinbase.is_of(SOLO, Setup::JDC_TAG));
     // None is on its way when the template provider dies: the node would have it, and take no other of its height.
     scene.miners.clear();
-    eventually(SOON, "every block has been taken", || {
+    eventually(SOON, "the node has every block, and the JDC works on its tip", || {
         let state = scene.jdc.status().unwrap()["state"].clone();
-        state["connections"] == 0 && state["pending_blocks"] == 0
+        let node = scene.nodes.pools.client().unwrap();
+        let best = json!(node.get_best_block_hash().unwrap());
+        let blocks = state["blocks"].as_array().unwrap();
+        let known = |block: &Value| {
+            let hash = block["hash"].as_str().unwrap().parse().unwrap();
+            node.get_block_header(&hash).is_ok()
+        };
+        let is_tip = |block: &Value| block["hash"] == best && block["state"] == "accepted";
+        state["connections"] == 0 && blocks.iter().all(known) && blocks.iter().any(is_tip)
     });
     scene.provider.kill9().unwrap();
     let height = scene.height();
