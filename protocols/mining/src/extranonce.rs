@@ -98,9 +98,9 @@ pub struct ExtranonceTooLong {
 
 /// Hands out unique slices of an extranonce space: `head ‖ slice`, the slice big-endian.
 ///
-/// The lowest free slice goes first, counted from [a start](Self::starting_at). A released slice is not handed out again before the next
-/// [`new_prev_hash`](Self::new_prev_hash): until then its last owner may still have work on it, and
-/// two channels would search the same space.
+/// The lowest free slice goes first, counted from [a start](Self::starting_at). A released slice is
+/// not handed out again before the next [`new_prev_hash`](Self::new_prev_hash): until then its last
+/// owner may still have work on it, and two channels would search the same space.
 ///
 /// That also keeps a share from being paid twice, on the channel it was found for and on the next
 /// one with the same slice. Where no share was ever accepted
