@@ -165,14 +165,20 @@ impl Miner {
                 return Err(Reject::LowDifficulty);
             }
         }
-        let newest = match &core.aggregate {
-            Some(all) => all.jobs.newest(),
-            None => self.jobs.newest(),
-        };
         let tip = job.work.tip.prev_hash;
-        if judged.over && newest.is_none_or(|newest| newest.work.tip.prev_hash != tip) {
-            // Of an upstream that was left: what was seen on the present tip is not forgotten for that.
-            return if core.blocks.contains(hash) { Err(Reject::Duplicate) } else { Ok(judged) };
+        if judged.over {
+            let newest = match &core.aggregate {
+                Some(all) => all.jobs.newest(),
+                None => self.jobs.newest(),
+            };
+            if newest.is_none_or(|newest| newest.work.tip.prev_hash != tip) {
+                // Of an upstream that was left: what was seen on the present tip is not forgotten for that.
+                return if core.blocks.contains(hash) {
+                    Err(Reject::Duplicate)
+                } else {
+                    Ok(judged)
+                };
+            }
         }
         match self.jobs.see(hash, &tip) {
             Seen::Before => Err(Reject::Duplicate),
